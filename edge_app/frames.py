@@ -1,6 +1,6 @@
-"""What travels through the pipeline: a frame, the faces found in it, and how long each step took."""
+"""What travels through the pipeline: a frame, the faces found in it, the picture that is shown."""
 
-from typing import Iterator, NamedTuple, Tuple
+from typing import Dict, Iterator, NamedTuple, Tuple
 
 import numpy as np
 
@@ -80,3 +80,23 @@ class Result(NamedTuple):
     faces: Detections
     times: StepTimes
     detected_at: float  # time.monotonic() seconds at which the detector was done
+
+
+class Figures(NamedTuple):
+    """How the program is doing, over the last few seconds. Rates in frames a second."""
+
+    camera_fps: float
+    detect_fps: float
+    display_fps: float
+    age_ms: float  # age of the picture on the screen: now minus ``captured_at`` of its frame
+    steps_ms: Dict[str, float]  # median of each step: "preprocess", "network", "postprocess", ...
+    dropped: Dict[str, int]  # since the start, by cause: "camera", "detector", "display"
+
+
+class Picture(NamedTuple):
+    """A frame with its faces drawn, ready to be shown. Displays read it and keep no reference."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8 BGR; overwritten by the next picture
+    faces: Detections  # those on the screen, in pixels of the frame
+    result: Result
+    figures: Figures
