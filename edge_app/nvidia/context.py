@@ -1,0 +1,106 @@
+"""The GPU's primary context, held by one thread, and its errors in our words.
+
+TensorRT and jetson-utils work in the *primary* context (they use the CUDA runtime); a context of
+pycuda.autoinit would be another one, whose addresses they cannot use. The current context is a
+property of the thread, so the thread that enters is the one that calls CUDA.
+"""
+
+from contextlib import contextmanager
+from typing import Any, Iterator, NamedTuple, Optional
+
+from edge_app.errors import DetectorError
+
+_ADVICE = (
+    ("out of memory", "Close other programs, choose a smaller network or add swap."),
+    ("no CUDA-capable device", "Is this machine's GPU visible to this user (group video)?"),
+    ("launch failure", "The GPU is lost to this process; start it again. See 'dmesg' for the cause."),
+    ("illegal address", "The GPU is lost to this process; start it again and report this as a fault."),
+    ("kernel image", "The compiled kernels are for another GPU: run 'edge-app convert' on this one."),
+)
+
+
+class Gpu(NamedTuple):
+    """What an engine and a kernel depend on."""
+
+    name: str
+    sm: int  # compute capability: 53 is 5.3
+    integrated: bool  # shares its memory with the CPU, as every Jetson does
+
+
+def import_driver() -> Any:
+    """pycuda's driver module.
+
+    Raises:
+        DetectorError: it is not installed, or there is no NVIDIA driver.
+    """
+    try:
+        import pycuda.driver as driver
+    except ImportError as error:
+        raise DetectorError(
+            "CUDA cannot be used: {}. Install pycuda (see README, 'On a Jetson') on a machine with an "
+            "NVIDIA driver, or set detector.backend to onnxruntime.".format(error)
+        ) from error
+    return driver
+
+
+@contextmanager
+def explained(action: str) -> Iterator[None]:
+    """Turn what pycuda raises inside into a ``DetectorError`` that says what was being done.
+
+    pycuda's MemoryError and RuntimeError are its own, derived from its ``Error``, not the built-ins.
+    """
+    driver = import_driver()
+    try:
+        yield
+    except driver.Error as error:
+        text = str(error)
+        advice = [hint for words, hint in _ADVICE if words in text]
+        raise DetectorError(
+            "CUDA failed while {}: {}.{}".format(action, text, " " + advice[0] if advice else "")
+        ) from error
+
+
+def describe_gpu(index: int = 0) -> Gpu:
+    """Name and abilities of a GPU; makes no context.
+
+    Raises:
+        DetectorError: there is none, or no driver, or no pycuda.
+    """
+    driver = import_driver()
+    with explained("looking for GPU {}".format(index)):
+        driver.init()
+        device = driver.Device(index)
+        major, minor = device.compute_capability()
+        integrated = device.get_attribute(driver.device_attribute.INTEGRATED)
+        return Gpu(device.name(), 10 * major + minor, bool(integrated))
+
+
+class CudaContext:
+    """A GPU's primary context, current in the entering thread until ``close``.
+
+    Args:
+        index: which GPU.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self._index = index
+        self._context: Optional[Any] = None
+
+    def __enter__(self) -> "CudaContext":
+        driver = import_driver()
+        with explained("opening GPU {}".format(self._index)):
+            driver.init()
+            context = driver.Device(self._index).retain_primary_context()
+            context.push()
+        self._context = context
+        return self
+
+    def close(self) -> None:
+        """Leave the context; whatever was allocated in it must be freed before. Idempotent."""
+        context, self._context = self._context, None
+        if context is not None:
+            context.pop()
+            context.detach()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,73 @@
+// A frame becomes the network's input in one pass: bilinear stretch, colour order, normalisation, NCHW.
+//
+// C++14 without any header, so that nvcc 10.2 (sm_53), NVRTC and g++ (tests/nvidia/standin) all take it.
+// The arithmetic is that of cv2.resize with INTER_LINEAR on uint8: weights in 1/2048, one rounding at the
+// end. kernels.py makes the tables of positions and weights; tests hold the result to cv2, 1 LSB at most.
+// One thread makes one pixel of all three channels.
+
+typedef unsigned char u8;
+
+enum { BGR = 0, RGB = 1, BGRX = 2, RGBA = 3, NV12 = 4 };  // kernels.PIXEL_FORMATS
+
+struct Colour {
+    int blue, green, red;
+};
+
+__device__ __forceinline__ int to_byte(int value) { return value < 0 ? 0 : (value > 255 ? 255 : value); }
+
+// BT.601 limited range in 20-bit fixed point, the numbers of cv2.COLOR_YUV2BGR_NV12.
+__device__ __forceinline__ Colour from_yuv(int luma, int u, int v) {
+    const int y = (luma > 16 ? luma - 16 : 0) * 1220542 + (1 << 19);
+    u -= 128;
+    v -= 128;
+    Colour c;
+    c.blue = to_byte((y + 2116026 * u) >> 20);
+    c.green = to_byte((y - 852492 * v - 409993 * u) >> 20);
+    c.red = to_byte((y + 1673527 * v) >> 20);
+    return c;
+}
+
+__device__ __forceinline__ Colour pixel(const u8* source, int format, int pitch, int height, int x, int y) {
+    if (format == NV12) {  // a plane of luma, then one of interleaved chroma at half the size
+        const u8* chroma = source + (height + y / 2) * pitch + x / 2 * 2;
+        return from_yuv(source[y * pitch + x], chroma[0], chroma[1]);
+    }
+    const u8* p = source + y * pitch + x * (format >= BGRX ? 4 : 3);
+    Colour c;
+    c.green = p[1];
+    c.blue = format == RGB || format == RGBA ? p[2] : p[0];
+    c.red = format == RGB || format == RGBA ? p[0] : p[2];
+    return c;
+}
+
+__device__ __forceinline__ float blend(int a, int b, int c, int d, int right, int below, float scale, float shift) {
+    const int top = a * (2048 - right) + b * right, bottom = c * (2048 - right) + d * right;
+    const int value = (top * (2048 - below) + bottom * below + (1 << 21)) >> 22;
+    return __fadd_rn(__fmul_rn((float)value, scale), shift);
+}
+
+// Grid: blocks of (32, 8) that cover the tensor.
+//   source          width x height pixels, rows `pitch` bytes apart; NV12: width and height even
+//   columns, rows   for each column (row) of the tensor: left (upper) source position, weight of its successor
+//   tensor          (3, tensor_height, tensor_width) float; the first channel is red when red_first
+//   scale_N, shift_N of channel N: pixel * scale + shift, rounded twice, as NumPy does it
+extern "C" __global__ void preprocess(const u8* source, int format, int width, int height, int pitch,
+                                      const int* columns, const int* rows, float* tensor, int tensor_width,
+                                      int tensor_height, int red_first, float scale_0, float scale_1,
+                                      float scale_2, float shift_0, float shift_1, float shift_2) {
+    const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= tensor_width || y >= tensor_height) return;
+    const int left = columns[2 * x], right = min(left + 1, width - 1), to_right = columns[2 * x + 1];
+    const int upper = rows[2 * y], lower = min(upper + 1, height - 1), to_lower = rows[2 * y + 1];
+    const Colour a = pixel(source, format, pitch, height, left, upper);
+    const Colour b = pixel(source, format, pitch, height, right, upper);
+    const Colour c = pixel(source, format, pitch, height, left, lower);
+    const Colour d = pixel(source, format, pitch, height, right, lower);
+    const int plane = tensor_width * tensor_height, at = y * tensor_width + x;
+    const int red = red_first ? 0 : 2, blue = 2 - red;
+    tensor[red * plane + at] = blend(a.red, b.red, c.red, d.red, to_right, to_lower,
+                                     red_first ? scale_0 : scale_2, red_first ? shift_0 : shift_2);
+    tensor[plane + at] = blend(a.green, b.green, c.green, d.green, to_right, to_lower, scale_1, shift_1);
+    tensor[blue * plane + at] = blend(a.blue, b.blue, c.blue, d.blue, to_right, to_lower,
+                                      red_first ? scale_2 : scale_0, red_first ? shift_2 : shift_0);
+}
