@@ -53,7 +53,7 @@ def find_compiler() -> Compiler:
     candidates += [os.path.join(f, "nvcc") for f in os.environ.get("PATH", "").split(os.pathsep)]
     for path in candidates:
         if os.access(path, os.X_OK):
-            text = subprocess.check_output([path, "--version"], universal_newlines=True)
+            text = subprocess.check_output([path, "--version"], encoding="utf-8", errors="replace")
             return Compiler("nvcc", path, text.strip().splitlines()[-1])
     for path in _nvrtc_paths():
         nvrtc = Nvrtc(path)
@@ -108,7 +108,11 @@ def _run_nvcc(compiler: Compiler, cu: str, sm: int, cubin: str) -> None:
     command = [compiler.path, "-cubin", "-O3", "-std=" + STANDARD]
     command += ["-arch=sm_{}".format(sm), "-o", cubin, cu]
     run = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",  # a service runs in the C locale, g++ quotes in UTF-8
+        errors="replace",
     )
     if run.returncode:
         raise DetectorError(

@@ -64,8 +64,8 @@ extern "C" __global__ void __launch_bounds__(TILE)
                     float centre_variance, float size_variance, int capacity, float* boxes, int* default_boxes) {
     __shared__ u64 tile[TILE];
     __shared__ int smaller[TILE];
-    const int t = threadIdx.x, n = *found, mine = blockIdx.x * WORD + t % WORD;
-    if (blockIdx.x * WORD >= n) return;  // the whole block: no barrier is left waiting
+    const int t = threadIdx.x, n = *found, first = blockIdx.x * WORD, mine = first + t % WORD;
+    if (first >= n) return;  // the whole block: no barrier is left waiting
     const u64 key = mine < n ? keys[mine] : 0;
     int rank = 0;
     for (int start = 0; start < n; start += TILE) {

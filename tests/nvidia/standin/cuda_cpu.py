@@ -85,7 +85,8 @@ def build(cu, library):
     run = subprocess.run(
         command + ["-o", library, host, os.path.join(HERE, "cuda_cpu.cpp")],
         stderr=subprocess.PIPE,
-        universal_newlines=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if run.returncode:
         raise ValueError(run.stderr)

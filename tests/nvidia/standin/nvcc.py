@@ -22,7 +22,8 @@ def main(cache, arguments):
     try:
         shutil.copy(compiled_kernels(source, cache), output)
     except ValueError as error:
-        sys.exit(str(error))
+        os.write(2, str(error).encode("utf-8"))  # whatever the locale, as g++ does
+        sys.exit(2)
 
 
 if __name__ == "__main__":
