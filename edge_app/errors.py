@@ -63,3 +63,7 @@ class StageError(EdgeAppError, RuntimeError):
         super().__init__("{} stage: {}".format(stage, error))
         self.stage = stage
         self.exit_status = getattr(error, "exit_status", EdgeAppError.exit_status)
+
+
+class EndOfStream(Exception):
+    """A file or folder has given its last frame. Not an error: the normal end of a source that has one."""

@@ -1,9 +1,13 @@
 """Rates, percentiles and drops. Time enters as an argument, so that tests need no clock."""
 
+import threading
 from collections import deque
-from typing import Deque, Dict, List, NamedTuple, Sequence
+from itertools import islice
+from typing import Deque, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+
+from edge_app.frames import Figures
 
 
 class Percentiles(NamedTuple):
@@ -50,32 +54,84 @@ class Rate:
             self._times.popleft()
 
 
-class Series:
-    """Durations by name: the latest ones for the screen, all of them for the summary.
+class Meter:
+    """What every stage tells of itself, and what the screen and the summary make of it.
+
+    Every method may be called from any thread.
 
     Args:
-        keep: how many values of a name are remembered; older ones are forgotten, so that a year of
-            frames takes no more memory than a minute.
+        keep: how many durations of a step are remembered, so that a year of frames takes no more
+            memory than a few minutes.
+        refresh_s: how often the figures for the screen are worked out anew.
     """
 
-    def __init__(self, keep: int = 10000) -> None:
+    def __init__(self, keep: int = 10000, refresh_s: float = 0.25) -> None:
         self._keep = keep
-        self._values: Dict[str, Deque[float]] = {}
+        self._refresh_s = refresh_s
+        self._lock = threading.Lock()
+        self._rates: Dict[str, Rate] = {}
+        self._counts: Dict[str, int] = {}
+        self._spans: Dict[str, Tuple[float, float]] = {}  # first and latest time of an event
+        self._steps: Dict[str, Deque[float]] = {}
+        self._figures: Optional[Figures] = None
+        self._refreshed_at = float("-inf")
 
-    def add(self, name: str, seconds: float) -> None:
-        """Note one duration."""
-        self._values.setdefault(name, deque(maxlen=self._keep)).append(seconds)
+    def tick(self, event: str, now: float) -> None:
+        """Count one event: "camera", "detect" or "display"; its rate is worked out from ``now``."""
+        with self._lock:
+            self._counts[event] = self._counts.get(event, 0) + 1
+            self._rates.setdefault(event, Rate()).tick(now)
+            self._spans[event] = (self._spans.get(event, (now, now))[0], now)
 
-    def recent_ms(self, count: int = 60) -> Dict[str, float]:
-        """Median of the latest ``count`` values of each name, in milliseconds."""
-        return {
-            name: percentiles(list(values)[-count:]).p50 for name, values in self._values.items()
-        }
+    def count(self, event: str, number: int) -> None:
+        """Add to a counter without a rate, for instance "faces"."""
+        with self._lock:
+            self._counts[event] = self._counts.get(event, 0) + number
+
+    def add(self, step: str, seconds: float) -> None:
+        """Note how long a step took."""
+        with self._lock:
+            self._steps.setdefault(step, deque(maxlen=self._keep)).append(seconds)
+
+    def figures(self, now: float, age_s: float, dropped: Dict[str, int]) -> Figures:
+        """Figures for the screen: age and drops as given, the rest at most ``refresh_s`` old."""
+        with self._lock:
+            if self._figures is None or now - self._refreshed_at >= self._refresh_s:
+                self._refreshed_at = now
+                self._figures = self._work_out(now)
+            return self._figures._replace(age_ms=age_s * 1000.0, dropped=dropped)
+
+    @property
+    def shown(self) -> int:
+        """Pictures shown since the start."""
+        with self._lock:
+            return self._counts.get("display", 0)
+
+    def counts(self) -> Dict[str, int]:
+        """Events since the start."""
+        with self._lock:
+            return dict(self._counts)
+
+    def average_rates(self) -> Dict[str, float]:
+        """Events a second from the first to the latest one; 0.0 with fewer than two."""
+        with self._lock:
+            return {
+                event: (self._counts[event] - 1) / (last - first) if last > first else 0.0
+                for event, (first, last) in self._spans.items()
+            }
 
     def summary(self) -> Dict[str, Percentiles]:
-        """Percentiles of everything remembered, in the order in which the names first came."""
-        return {name: percentiles(list(values)) for name, values in self._values.items()}
+        """Percentiles of what is remembered of each step, in the order in which the steps first came."""
+        with self._lock:
+            return {step: percentiles(list(values)) for step, values in self._steps.items()}
 
-    def values(self, name: str) -> List[float]:
-        """What is remembered of one name, oldest first."""
-        return list(self._values.get(name, ()))
+    def _work_out(self, now: float) -> Figures:
+        rates = {
+            event: self._rates[event].per_second(now) if event in self._rates else 0.0
+            for event in ("camera", "detect", "display")
+        }
+        steps = {
+            step: percentiles(list(islice(reversed(values), 60))).p50
+            for step, values in self._steps.items()
+        }
+        return Figures(rates["camera"], rates["detect"], rates["display"], 0.0, steps, {})

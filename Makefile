@@ -1,0 +1,59 @@
+# edge-app: faces above 95% on a screen, from a laptop to a Jetson Nano. 'make help' lists what there is.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON       ?= python3
+PYTHON36     ?= $(shell command -v python3.6 2>/dev/null || ls -d $$HOME/.pyenv/versions/3.6.*/bin/python 2>/dev/null | tail -n 1)
+DEMO_SECONDS ?= 20
+MODEL        ?= ssd_mobilenet_v2
+SIZE         ?= 320x320
+DATA         ?= ../shared/data
+ARGS         ?=
+
+run    := .venv/bin/python -m edge_app
+needs  := deploy/requirements
+jetson := $(wildcard /etc/nv_tegra_release)
+
+.PHONY: help setup demo run bench test test36 clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## prepare .venv (demo and test do this themselves)
+	@sh deploy/system-packages.sh run
+	@sh deploy/venv.sh "$(PYTHON)" .venv $(needs)/app.txt $(needs)/gstreamer.txt
+
+demo: setup ## live boxes in a window (or on http://127.0.0.1:8080), a clip in out/demo.mp4; DEMO_SECONDS=20
+	@mkdir -p out
+	$(run) run --source $(if $(jetson),csi://0,test://) --display auto,file:out/demo.mp4 --seconds $(DEMO_SECONDS) $(ARGS)
+
+run: setup ## run with your own ARGS, for instance ARGS="--source v4l2:///dev/video0"
+	$(run) run $(ARGS)
+
+bench: setup ## measure every stage on a 1280x720 clip
+	@mkdir -p build
+	@[ -f build/bench.mp4 ] || .venv/bin/python -m edge_app.scene build/bench.mp4
+	$(run) bench --source build/bench.mp4 $(ARGS)
+
+test: ## all tests, on this Python and on 3.6
+	@sh deploy/system-packages.sh test
+	@sh deploy/venv.sh "$(PYTHON)" .venv $(needs)/app.txt $(needs)/gstreamer.txt $(needs)/test.txt
+	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
+	.venv/bin/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory test36
+
+test36: ## the tests on Python 3.6, the original Nano's
+ifeq ($(PYTHON36),)
+	@echo "*******************************************************************************"
+	@echo "* No Python 3.6 here: the code of the original Nano was NOT tested on its     *"
+	@echo "* language. Put python3.6 on the PATH, or ~/.pyenv/versions/3.6.15.           *"
+	@echo "*******************************************************************************"
+	@[ -z "$$EDGE_APP_CI" ]
+else
+	@sh deploy/venv.sh "$(PYTHON36)" .venv36 $(needs)/app-py36.txt $(needs)/gstreamer-py36.txt $(needs)/test-py36.txt
+	.venv36/bin/python -m pytest $(ARGS)
+endif
+
+clean: ## remove what was built here, environments included
+	rm -rf .venv .venv36 build out .pytest_cache

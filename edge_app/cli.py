@@ -1,0 +1,261 @@
+"""The command line, and the composition root: the one place that knows every part."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any, Callable, List, Optional, Sequence
+
+from edge_app import __version__, config
+from edge_app.errors import EdgeAppError, EndOfStream
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.1  # the window is served, and a stop noticed, at least this often
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run a command; returns its exit status.
+
+    0: done. 2: the command line is wrong. 78: a setting is wrong. Others: see ``edge_app.errors``.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        return int(options.command(options) or 0)
+    except EdgeAppError as error:
+        return _report(error, options.verbose)
+    except BrokenPipeError:  # the reader of our output has gone: head, less
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _report(error: EdgeAppError, verbose: bool) -> int:
+    """Say what went wrong in one clear message; returns its exit status."""
+    if verbose:
+        log.error("where it happened:", exc_info=error)
+    sys.stdout.flush()
+    print("edge-app: {}".format(error), file=sys.stderr)
+    return error.exit_status
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show faces from a source until it ends, the time is over, or somebody stops it."""
+    from edge_app.camera import open_camera
+    from edge_app.meter import Meter
+    from edge_app.overlay import Overlay
+    from edge_app.pipeline import Pipeline
+    from edge_app.summary import Summary
+    from edge_app.tracker import Tracker
+
+    settings = _settings(options).settings
+    stopping = _stop_on_signals()
+    meter, tracker, overlay = Meter(), Tracker(settings.faces), Overlay(settings.display.figures)
+    detector, camera = open_detector(settings), open_camera(settings.camera)
+    limits = _Limits(options.frames, options.seconds)
+    pipeline = Pipeline(camera, detector, tracker.threshold, meter)
+    status = 0
+    try:
+        with open_displays(settings, detector, camera) as display, pipeline:
+            while not (stopping.is_set() or display.closed or limits.reached(meter.shown)):
+                result = pipeline.next(_IDLE_S)
+                if result is None:
+                    display.idle()
+                    continue
+                faces = tracker.update(result.faces, result.frame.captured_at)
+                _show(result, faces, pipeline, meter, overlay, display)
+    except EndOfStream:
+        pass
+    except EdgeAppError as error:
+        status = _report(error, options.verbose)
+    summary = Summary.of(meter, pipeline.dropped, camera.name, detector.description)
+    print(summary.table())
+    if options.stats:
+        summary.save(options.stats)
+    return _leave(status, pipeline.stop())
+
+
+def _show(
+    result: Any, faces: Any, pipeline: Any, meter: Any, overlay: Any, display: Any
+) -> None:
+    """Draw and show one result, and note how long that took and how old it was on the screen."""
+    from edge_app.frames import Picture
+
+    started = time.monotonic()
+    captured_at = result.frame.captured_at
+    figures = meter.figures(started, started - captured_at, pipeline.dropped)
+    pixels = overlay.draw(result.frame.pixels, faces, figures)
+    drawn = time.monotonic()
+    display.show(Picture(pixels, faces, result, figures))
+    shown = time.monotonic()
+    meter.add("overlay", drawn - started)
+    meter.add("display", shown - drawn)
+    meter.add("latency", shown - captured_at)
+    meter.count("faces", len(faces))
+    meter.count("frames_with_faces", int(len(faces) > 0))
+    meter.tick("display", shown)
+
+
+def detect(options: argparse.Namespace) -> int:
+    """Faces of images and folders of images, one line an image."""
+    from edge_app.stills import detect_stills
+
+    settings = _settings(options).settings
+    threshold = settings.faces.show
+    with open_detector(settings) as detector:
+        failed = detect_stills(detector, options.paths, threshold, options.json, options.draw)
+    return failed
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure each stage and the whole pipeline."""
+    from edge_app.bench import measure
+
+    settings = _settings(options).settings
+    report = measure(settings, options.frames, open_detector)
+    print(json.dumps(report.as_dict()) if options.json else report.table())
+    return 0
+
+
+def show_config(options: argparse.Namespace) -> int:
+    """Print the settings in force, as YAML, and where each came from."""
+    loaded = _settings(options)
+    section = ""
+    for path, value in config.flatten(loaded.settings):
+        if path.split(".")[0] != section:
+            section = path.split(".")[0]
+            print("{}:".format(section))
+        line = "  {}: {}".format(path.split(".")[1], json.dumps(value, ensure_ascii=False))
+        print("{:<48}# {}".format(line, loaded.origins.get(path, "default")))
+    return 0
+
+
+def open_detector(settings: config.Settings) -> Any:
+    """The detector that the settings ask for, not yet opened; ``auto`` takes the best one here."""
+    from edge_app.detector import OnnxDetector
+
+    return OnnxDetector(settings.detector)
+
+
+def open_displays(settings: config.Settings, detector: Any, camera: Any) -> Any:
+    """The displays that the settings ask for, not yet opened."""
+    from edge_app import display
+    from edge_app.appliance.web import WebDisplay
+
+    return display.open_displays(
+        settings.display, lambda: WebDisplay(settings.web, detector, camera)
+    )
+
+
+class _Limits:
+    """When a run ends by itself: after so many frames on the screen, or so many seconds."""
+
+    def __init__(self, frames: Optional[int], seconds: Optional[float]) -> None:
+        self._frames = frames
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    def reached(self, shown: int) -> bool:
+        """Whether to end now, ``shown`` frames having been shown."""
+        if self._frames is not None and shown >= self._frames:
+            return True
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set; a second one ends the process at once."""
+    stopping = threading.Event()
+
+    def stop(number: int, _frame: Optional[FrameType]) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        stopping.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    return stopping
+
+
+def _leave(status: int, stuck: Sequence[str]) -> int:
+    """The exit status; but where a thread is stuck inside a driver, the process ends here and now."""
+    if not stuck:
+        return status
+    log.warning("the %s would not stop (stuck in its driver); leaving without it", " and ".join(stuck))
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _settings(options: argparse.Namespace) -> config.LoadedSettings:
+    """Defaults, then ``--config``, then ``--set``, then the options that have a name of their own."""
+    given = config.read_file(options.config) if options.config else []
+    given += [config.from_assignment(text) for text in options.set]
+    for path, option in (
+        ("camera.source", "source"),
+        ("display.kind", "display"),
+        ("faces.show", "threshold"),
+    ):
+        value = getattr(options, option, None)
+        if value is not None:
+            given.append(config.Given(path, value, "--" + option))
+    return config.resolve(given)
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError("{} is not a positive number".format(text))
+        return value
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-app", description="Finds faces in a live camera, a clip or images, and shows them."
+    )
+    parser.add_argument("--version", action="version", version="edge-app " + __version__)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", metavar="FILE", help="settings as YAML (see 'edge-app config')")
+    shared.add_argument(
+        "--set", metavar="section.key=value", action="append", default=[], help="one setting"
+    )
+    shared.add_argument("--verbose", action="store_true", help="debug log, traceback of errors")
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND")
+    commands.required = True
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> Any:
+        sub = commands.add_parser(name, parents=[shared], help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("run", run, "Show the faces of a camera or clip, live.")
+    sub.add_argument("--source", metavar="URI", help="csi://0, v4l2:///dev/video0, rtsp://…, FILE, …")
+    sub.add_argument("--display", metavar="KIND", help="auto, window, web, file:PATH, none, or A,B")
+    sub.add_argument("--threshold", metavar="T", type=float, help="score at which a face appears")
+    sub.add_argument("--frames", metavar="N", type=_positive(int), help="end after N frames")
+    sub.add_argument("--seconds", metavar="S", type=_positive(float), help="end after S seconds")
+    sub.add_argument("--stats", metavar="FILE.json", help="write the summary here as well")
+
+    sub = add("detect", detect, "Find the faces of images and folders of images.")
+    sub.add_argument("paths", metavar="PATH", nargs="+", help="image or folder")
+    sub.add_argument("--threshold", metavar="T", type=float, help="lowest score wanted, 0 to 1")
+    sub.add_argument("--json", action="store_true", help="one JSON object a line and image")
+    sub.add_argument("--draw", metavar="DIR", help="write the images with boxes into this folder")
+
+    sub = add("bench", bench, "Measure every stage: p50, p95, p99, throughput, drops, memory.")
+    sub.add_argument("--source", metavar="URI", help="default: the generated scene")
+    sub.add_argument("--frames", metavar="N", type=_positive(int), default=300)
+    sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+    add("config", show_config, "Print the settings in force and where each came from.")
+    return parser

@@ -1,0 +1,340 @@
+"""The settings tree: defaults here and nowhere else, a YAML file over them, the command line over that.
+
+A wrong setting is one line: its key's path, what is wrong with it, what would be right. Nobody but
+``cli`` reads files, arguments or the environment.
+"""
+
+import difflib
+import math
+import os
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from edge_app.errors import ConfigError
+
+FLIPS = (
+    "none",
+    "counterclockwise",
+    "rotate-180",
+    "clockwise",
+    "horizontal-flip",
+    "upper-right-diagonal",
+    "vertical-flip",
+    "upper-left-diagonal",
+)
+BACKENDS = ("auto", "onnxruntime", "tensorrt")
+_PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class CameraSettings(NamedTuple):
+    """Where frames come from."""
+
+    source: str = "auto"  # URI; auto is csi://0 on a Jetson, else the first /dev/video*, else test://
+    width_px: int = 1280
+    height_px: int = 720
+    rate_hz: float = 30.0
+    flip: str = "none"  # nvvidconv's names
+    timeout_s: float = 2.0  # without a frame for this long the camera counts as dead
+    latency_ms: int = 200  # jitter buffer of RTSP
+
+
+class DetectorSettings(NamedTuple):
+    """What finds the faces."""
+
+    model: str = os.path.join(_PROJECT, "engines", "ssd_mobilenet_v2.onnx")
+    backend: str = "auto"
+    threads: int = 0  # of the CPU back end; 0 takes every core
+    nms_iou: float = 0.45
+    max_candidates: int = 4096  # boxes over the threshold that enter suppression
+    max_faces: int = 750
+
+
+class FacesSettings(NamedTuple):
+    """Which faces are shown."""
+
+    show: float = 0.95  # a face appears at this score
+    keep: float = 0.8  # and stays while it scores at least this
+    memory_s: float = 0.3  # it may be missed for this long
+    match_iou: float = 0.3  # overlap that makes two boxes the same face
+
+
+class DisplaySettings(NamedTuple):
+    """Where pictures go."""
+
+    kind: str = "auto"  # window, web, file:PATH, none, auto, or several with commas
+    figures: bool = True
+    fullscreen: bool = False
+
+
+class WebSettings(NamedTuple):
+    """The live page."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080  # 0 takes a free one
+    jpeg_quality: int = 80
+    max_rate_hz: float = 30.0
+    token: str = ""  # needed beyond loopback
+
+
+class Settings(NamedTuple):
+    """The whole tree."""
+
+    camera: CameraSettings = CameraSettings()
+    detector: DetectorSettings = DetectorSettings()
+    faces: FacesSettings = FacesSettings()
+    display: DisplaySettings = DisplaySettings()
+    web: WebSettings = WebSettings()
+
+
+class Rule(NamedTuple):
+    """What a value must satisfy besides its type, and how to say so."""
+
+    holds: Callable[[Any], bool]
+    text: str
+    words: Sequence[str] = ()  # the possible ones, where they can be listed
+
+
+def _between(low: float, high: float) -> Rule:
+    return Rule(lambda value: low <= value <= high, "from {:g} to {:g}".format(low, high))
+
+
+def _one_of(words: Sequence[str]) -> Rule:
+    return Rule(lambda value: value in words, "one of {}".format(", ".join(words)), words)
+
+
+_NOT_EMPTY = Rule(lambda value: bool(value.strip()), "a name, not an empty text")
+
+_RULES: Dict[str, Rule] = {
+    "camera.source": _NOT_EMPTY,
+    "camera.width_px": _between(16, 8192),
+    "camera.height_px": _between(16, 8192),
+    "camera.rate_hz": _between(1, 240),
+    "camera.flip": _one_of(FLIPS),
+    "camera.timeout_s": _between(0.1, 600),
+    "camera.latency_ms": _between(0, 10000),
+    "detector.model": _NOT_EMPTY,
+    "detector.backend": _one_of(BACKENDS),
+    "detector.threads": _between(0, 64),
+    "detector.nms_iou": _between(0, 1),
+    "detector.max_candidates": _between(1, 100000),
+    "detector.max_faces": _between(1, 10000),
+    "faces.show": _between(0, 1),
+    "faces.keep": _between(0, 1),
+    "faces.memory_s": _between(0, 10),
+    "faces.match_iou": _between(0.05, 0.95),
+    "display.kind": _NOT_EMPTY,
+    "web.host": _NOT_EMPTY,
+    "web.port": _between(0, 65535),
+    "web.jpeg_quality": _between(1, 100),
+    "web.max_rate_hz": _between(0.1, 120),
+}
+
+
+class Given(NamedTuple):
+    """A value somebody set, and where."""
+
+    path: str  # "camera.width_px"
+    value: Any
+    origin: str  # "edge-app.yaml, line 4" or "--threshold"
+
+
+class LoadedSettings(NamedTuple):
+    """Checked settings and where each of them came from; a path without an origin is a default."""
+
+    settings: Settings
+    origins: Dict[str, str]
+
+
+def resolve(given: Sequence[Given]) -> LoadedSettings:
+    """Lay what was given over the defaults, later over earlier.
+
+    Raises:
+        ConfigError: one line for every wrong setting.
+    """
+    problems: List[str] = []
+    values: Dict[str, Any] = {}
+    origins: Dict[str, str] = {}
+    known = dict(flatten(Settings()))
+    for item in given:
+        try:
+            values[item.path] = _checked(item, known)
+            origins[item.path] = item.origin
+        except ConfigError as error:
+            problems.append(str(error))
+    settings = _build(values)
+    if "faces.keep" not in values:  # a lower show takes the default of keep down with it
+        keep = min(settings.faces.keep, settings.faces.show)
+        settings = settings._replace(faces=settings.faces._replace(keep=keep))
+    if not problems and settings.faces.keep > settings.faces.show:
+        problems.append(
+            "faces.keep: {:g} is above faces.show ({:g}), so a face would vanish as soon as it appeared; "
+            "set it to {:g} or lower.".format(
+                settings.faces.keep, settings.faces.show, settings.faces.show
+            )
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return LoadedSettings(settings, origins)
+
+
+def flatten(settings: Settings) -> Iterator[Tuple[str, Any]]:
+    """Every setting as ``(path, value)``, in the order of the tree."""
+    for section, fields in zip(Settings._fields, settings):
+        for name, value in zip(fields._fields, fields):
+            yield "{}.{}".format(section, name), value
+
+
+def _build(values: Dict[str, Any]) -> Settings:
+    settings = Settings()
+    for path, value in values.items():
+        section, name = path.split(".")
+        changed = getattr(settings, section)._replace(**{name: value})
+        settings = settings._replace(**{section: changed})
+    return settings
+
+
+def _checked(given: Given, known: Dict[str, Any]) -> Any:
+    """The value in its setting's type."""
+    where = "{} ({})".format(given.path, given.origin)
+    if given.path not in known:
+        raise ConfigError("{}: no such setting{}".format(where, _suggestion(given.path, known)))
+    default = known[given.path]
+    value = given.value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(default):
+        raise ConfigError(
+            "{}: {!r} is {}, expected {} such as {!r}.".format(
+                where, value, _kind(value), _kind(default), default
+            )
+        )
+    rule = _RULES.get(given.path)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not finite or (rule and not rule.holds(value)):
+        text = rule.text if rule else "a finite number"
+        close = difflib.get_close_matches(str(value), rule.words if rule else (), n=1)
+        hint = "; did you mean {}?".format(close[0]) if close else "."
+        raise ConfigError("{}: {!r} is impossible, expected {}{}".format(where, value, text, hint))
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "a section",
+        type(None): "empty",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def _suggestion(path: str, known: Dict[str, Any]) -> str:
+    """The setting that was probably meant: that name in another section, or a name spelled like it."""
+    section, _, last = path.rpartition(".")
+    elsewhere = [candidate for candidate in known if candidate.endswith("." + last)]
+    if elsewhere:
+        return "; did you mean {}?".format(elsewhere[0])
+    names = [name.split(".")[1] for name in known if name.startswith(section + ".")]
+    close = difflib.get_close_matches(last, names, n=1)
+    if close:
+        return "; did you mean {}.{}?".format(section, close[0])
+    return "; 'edge-app config' lists them all."
+
+
+def read_file(path: str) -> List[Given]:
+    """The settings of a YAML file, with their lines.
+
+    Raises:
+        ConfigError: no such file, not YAML, not two levels deep, or a key given twice.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            root = yaml.compose(file, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(
+            "{}: {}. Give an existing file to --config.".format(path, error.strerror)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("{}: not a text file: {}.".format(path, error)) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "{}: not valid YAML: {}".format(path, " ".join(str(error).split()))
+        ) from error
+    given: List[Given] = []
+    for section, node in _entries(path, "", root):
+        for name, leaf in _entries(path, section, node):
+            origin = "{}, line {}".format(path, leaf.start_mark.line + 1)
+            given.append(Given("{}.{}".format(section, name), _plain(leaf, origin), origin))
+    return given
+
+
+def _entries(path: str, section: str, node: Optional[Any]) -> Iterator[Tuple[str, Any]]:
+    """The keys and value nodes of a mapping node; an empty one has none."""
+    import yaml
+
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")):
+        return
+    name = section or "the file"
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(
+            "{}: {} must hold 'key: value' lines ({}, line {}).".format(
+                section or path, name, path, node.start_mark.line + 1
+            )
+        )
+    seen: Dict[str, int] = {}
+    for key, value in node.value:
+        word, line = str(key.value), key.start_mark.line + 1
+        full = "{}.{}".format(section, word) if section else word
+        if word in seen:
+            raise ConfigError(
+                "{}: given twice ({}, lines {} and {}); keep one.".format(
+                    full, path, seen[word], line
+                )
+            )
+        seen[word] = line
+        if not section and word not in Settings._fields:
+            known = dict(flatten(Settings()))
+            close = difflib.get_close_matches(word, Settings._fields, n=1)
+            hint = "; did you mean {}?".format(close[0]) if close else _suggestion(word, known)
+            raise ConfigError(
+                "{} ({}, line {}): no such section{}".format(word, path, line, hint)
+            )
+        yield word, value
+
+
+def _plain(node: Any, origin: str) -> Any:
+    """A YAML node as a Python value."""
+    import yaml
+
+    try:
+        constructor = yaml.constructor.SafeConstructor()
+        return constructor.construct_object(node, deep=True)
+    except yaml.YAMLError as error:
+        raise ConfigError("{}: {}".format(origin, " ".join(str(error).split()))) from error
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ConfigError("{}: {}".format(origin, error)) from error
+
+
+def from_assignment(text: str) -> Given:
+    """``section.key=value`` of the command line; the value is read as YAML would.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    import yaml
+
+    path, equals, value = text.partition("=")
+    if not equals or "." not in path:
+        raise ConfigError(
+            "--set {}: expected section.key=value, for instance --set camera.width_px=640.".format(
+                text
+            )
+        )
+    try:
+        return Given(path.strip(), yaml.safe_load(value) if value.strip() else "", "--set")
+    except yaml.YAMLError as error:
+        raise ConfigError("--set {}: {}".format(text, " ".join(str(error).split()))) from error
