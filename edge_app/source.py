@@ -1,0 +1,64 @@
+"""What every source of frames has in common; ``camera.open_camera`` makes the one a URI asks for."""
+
+from types import TracebackType
+from typing import Optional, Type
+
+from edge_app.frames import Frame
+
+
+class Camera:
+    """A source of frames: opened, read and closed by one thread, through ``with``; may be opened again.
+
+    Args:
+        name: its URI without passwords, for messages.
+        live: frames that nobody takes are dropped and counted; files wait instead.
+
+    Attributes:
+        dropped: frames lost inside the source since the first opening, before ``read`` saw them.
+        stuck: the driver did not let go in time. The process must leave by ``os._exit``.
+    """
+
+    def __init__(self, name: str, live: bool) -> None:
+        self.name = name
+        self.live = live
+        self.dropped = 0
+        self.stuck = False
+
+    def __enter__(self) -> "Camera":
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Start the source; used by ``with``.
+
+        Raises:
+            CameraError: it cannot be opened.
+            ImageError: the file is not what it should be.
+        """
+        raise NotImplementedError
+
+    def read(self, timeout_s: float) -> Optional[Frame]:
+        """The next frame (of a live source: the newest); ``None`` when none came in time.
+
+        Raises:
+            EndOfStream: a file, folder or scene has given its last frame.
+            CameraError: the camera failed, ended, or gave nothing for too long.
+            ImageError: the file is damaged.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the device within a second. Idempotent."""
+        raise NotImplementedError
