@@ -148,11 +148,13 @@ def open_detector(settings: config.Settings) -> Any:
 def open_displays(settings: config.Settings, detector: Any, camera: Any) -> Any:
     """The displays that the settings ask for, not yet opened."""
     from edge_app import display
-    from edge_app.appliance.web import WebDisplay
 
-    return display.open_displays(
-        settings.display, lambda: WebDisplay(settings.web, detector, camera)
-    )
+    def make_web() -> Any:
+        from edge_app.appliance.web import WebDisplay
+
+        return WebDisplay(settings.web, detector, camera)
+
+    return display.open_displays(settings.display, make_web)
 
 
 class _Limits:
