@@ -1,0 +1,167 @@
+"""The command line as a person meets it: a process, its output, its exit status, its signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from models import make_bright
+
+from edge_app.cli import main
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return "detector.model=" + make_bright(folder)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of twenty pictures of 64x48 with one white cell that moves."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(20):
+        pixels = np.zeros((48, 64, 3), np.uint8)
+        left = 16 * (number % 4)
+        pixels[16:32, left : left + 16] = 255
+        cv2.imwrite(str(folder / "{:02d}.png".format(number)), pixels)
+    return str(folder)
+
+
+def test_run_to_the_end_of_a_folder(model, pictures, tmp_path, capsys):
+    stats = tmp_path / "stats.json"
+    arguments = ["--source", pictures, "--display", "none", "--stats", str(stats)]
+    assert main(["run", "--set", model] + arguments) == 0
+    table = capsys.readouterr().out
+    for words in ("captured         20", "shown            20", "faces shown", "latency", "dropped"):
+        assert words in table
+    summary = json.loads(stats.read_text())
+    assert summary["frames"] == {"captured": 20, "detected": 20, "shown": 20, "with_faces": 20}
+    assert summary["faces"] >= 20
+    assert summary["dropped"] == {"camera": 0, "detector": 0, "display": 0}
+    assert set(summary["steps_ms"]["latency"]) == {"p50", "p95", "p99"}
+
+
+def test_run_ends_after_so_many_frames(model, pictures, tmp_path):
+    stats = tmp_path / "stats.json"
+    arguments = ["--source", pictures, "--display", "none", "--frames", "7", "--stats", str(stats)]
+    assert main(["run", "--set", model] + arguments) == 0
+    assert json.loads(stats.read_text())["frames"]["shown"] == 7
+
+
+def test_run_writes_the_annotated_clip(model, pictures, tmp_path):
+    clip = str(tmp_path / "clip.mp4")
+    assert main(["run", "--set", model, "--source", pictures, "--display", "file:" + clip]) == 0
+    video = cv2.VideoCapture(clip)
+    assert video.read()[0]
+    video.release()
+
+
+@pytest.mark.parametrize(
+    "arguments, status, words",
+    [
+        (["--source", "nowhere.mp4"], 65, ["nowhere.mp4"]),
+        (["--source", "v4l2:///dev/video77"], 69, ["/dev/video77"]),
+        (["--source", "carrier-pigeon://1"], 78, ["carrier-pigeon", "known are"]),
+        (["--set", "camera.rate_hz=fast"], 78, ["camera.rate_hz", "expected a number"]),
+        (["--config", "nowhere.yaml"], 78, ["nowhere.yaml", "No such file"]),
+        (["--threshold", "95"], 78, ["faces.show (--threshold)", "from 0 to 1"]),
+        (["--display", "hologram"], 78, ["hologram"]),
+        (["--set", "detector.model=nowhere.onnx"], 65, ["no model card at nowhere.json"]),
+        (["--display", "file:/nowhere/clip.mp4"], 74, ["/nowhere"]),
+        (["--stats", "/nowhere/stats.json"], 74, ["/nowhere/stats.json"]),
+    ],
+)
+def test_what_cannot_work_says_so_in_one_line(model, pictures, capsys, arguments, status, words):
+    fixed = ["--source", pictures, "--display", "none", "--frames", "3", "--set", model]
+    assert main(["run"] + fixed + arguments) == status
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and error.startswith("edge-app: ")
+    for word in words:
+        assert word in error
+
+
+def test_the_command_line_itself(capsys):
+    for arguments in ([], ["dance"], ["run", "--frames", "0"], ["run", "--seconds", "nan"]):
+        with pytest.raises(SystemExit) as raised:
+            main(arguments)
+        assert raised.value.code == 2
+    with pytest.raises(SystemExit) as raised:
+        main(["--version"])
+    assert raised.value.code == 0
+
+
+def test_config_prints_what_it_would_read_back(tmp_path, capsys):
+    path = tmp_path / "edge-app.yaml"
+    path.write_text("camera:\n  width_px: 640\n")
+    assert main(["config", "--config", str(path), "--set", "faces.show=0.9"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["camera"]["width_px"] == 640
+    origins = {line.split(":")[0].strip(): line.split("#")[1].strip()
+               for line in printed.splitlines() if "#" in line}  # fmt: skip
+    assert origins["width_px"] == "{}, line 2".format(path)
+    assert origins["show"] == "--set"
+    assert origins["height_px"] == "default"
+    again = tmp_path / "again.yaml"
+    again.write_text(printed)
+    assert main(["config", "--config", str(again)]) == 0
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "edge_app", "run", "--display", "none"] + list(arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+
+
+def stop(process, number, after_s=3.0):
+    """Let it run, signal it, and give (exit status, seconds it took to end, stdout, stderr)."""
+    time.sleep(after_s)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(number)
+    started = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    return process.returncode, time.monotonic() - started, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_cleanly_within_two_seconds(model, number):
+    status, seconds, out, err = stop(start("--source", "test://", "--set", model), number)
+    assert status == 0, err
+    assert seconds < 2
+    assert "shown" in out and "Traceback" not in err
+
+
+def test_bench_measures_every_step(model, pictures, capsys):
+    assert main(["bench", "--set", model, "--source", pictures, "--frames", "30", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    steps = {"capture", "preprocess", "network", "postprocess", "overlay", "display"}
+    assert set(report["single"]["steps_ms"]) == steps
+    assert report["single"]["frames"]["shown"] == 30
+    assert report["single"]["detector"].endswith("1 thread")
+    assert report["pipeline"]["peak_memory_mb"] > 10
+    assert report["overhead"] > 0 and report["beside_ms"] > 0
+
+
+def test_bench_prints_a_table_with_device_and_date(model, pictures, capsys):
+    assert main(["bench", "--set", model, "--source", pictures, "--frames", "5"]) == 0
+    table = capsys.readouterr().out
+    for words in ("of the network call", "ms a frame", "cores", time.strftime("%Y-")):
+        assert words in table
+
+
+def test_the_script_and_the_module_are_the_same():
+    script = os.path.join(os.path.dirname(sys.executable), "edge-app")
+    for command in ([script], [sys.executable, "-m", "edge_app"]):
+        text = subprocess.check_output(command + ["--help"]).decode()
+        assert text.startswith("usage: edge-app")
