@@ -1,0 +1,337 @@
+"""The networks: backbone, extra layers, heads and default-box table, composed into one ``SSD``.
+
+Equation and section numbers are those of Liu et al., "SSD: Single Shot MultiBox Detector" (ECCV 2016)
+unless another source is named. All networks are fully convolutional: any input size works, the maps
+have ``ceil(side / stride)`` cells, and the default boxes keep their size in pixels.
+"""
+
+from typing import Callable, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from edge_app.boxes import BoxLayer, face_layers
+from edge_app.errors import ConfigError
+
+VARIANCES = (0.1, 0.2)  # of centre and size, as in the authors' own code
+
+
+class Preparation(NamedTuple):
+    """What becomes of a pixel before it enters: ``(pixel - mean) * scale``, pixel in 0..255."""
+
+    order: str  # "RGB" or "BGR"
+    mean: Tuple[float, float, float]
+    scale: Tuple[float, float, float]
+
+
+IMAGENET_RGB = Preparation(
+    "RGB",
+    (0.485 * 255, 0.456 * 255, 0.406 * 255),
+    (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255)),
+)
+
+
+class SSD(nn.Module):
+    """A single-shot detector with the two classes background and face.
+
+    Args:
+        name: what its files are called.
+        body: pictures (B, 3, H, W) -> one map for each row of the default-box table, finest first.
+        heads: for each map a module that gives (B, boxes * 6, h, w): 4 offsets and 2 logits a box.
+        layers: input size (width, height) in pixels -> default-box table.
+        preparation: of the pixels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: nn.Module,
+        heads: Sequence[nn.Module],
+        layers: Callable[[Tuple[int, int]], List[BoxLayer]],
+        preparation: Preparation,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.body = body
+        self.heads = nn.ModuleList(heads)
+        self.layers = layers
+        self.preparation = preparation
+        self.norm_frozen = False
+        self.register_buffer("mean", torch.tensor(preparation.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer(
+            "scale", torch.tensor(preparation.scale).view(3, 1, 1), persistent=False
+        )
+
+    def train(self, mode: bool = True) -> "SSD":
+        """As usual, but a backbone that came with good statistics keeps them.
+
+        A batch of 16 pictures estimates them worse than ImageNet did, and it saves a third of the time.
+        """
+        super().train(mode)
+        if self.norm_frozen:
+            self.body.backbone.eval()
+        return self
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 in the network's own channel order -> (B, 3, H, W) float32."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) * self.scale
+
+    def forward(self, pictures: Tensor) -> Tuple[Tensor, Tensor]:
+        """Prepared pictures -> offsets (B, N, 4) and logits (B, N, 2) as background, face.
+
+        The order of the N is that of ``edge_app.boxes.default_boxes``: NHWC-flattened, map by map.
+        """
+        offsets, logits = [], []
+        for head, feature in zip(self.heads, self.body(pictures)):
+            box, score = head(feature)
+            offsets.append(box.permute(0, 2, 3, 1).reshape(len(box), -1, 4))
+            logits.append(score.permute(0, 2, 3, 1).reshape(len(score), -1, 2))
+        return torch.cat(offsets, 1), torch.cat(logits, 1)
+
+
+class Head(nn.Module):
+    """Offsets and logits of one map (section 2.1): two predictors of the same shape.
+
+    Args:
+        predictor: (channels in, channels out) -> module.
+    """
+
+    def __init__(
+        self, channels: int, boxes: int, predictor: Callable[[int, int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.offsets = predictor(channels, boxes * 4)
+        self.logits = predictor(channels, boxes * 2)
+
+    def forward(self, feature: Tensor) -> Tuple[Tensor, Tensor]:
+        """(B, C, h, w) -> (B, boxes * 4, h, w), (B, boxes * 2, h, w)."""
+        return self.offsets(feature), self.logits(feature)
+
+
+def normalised(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))``, in one pass when the statistics are fixed.
+
+    With fixed statistics normalisation is a scale and a shift, which the convolution takes in: a
+    third less memory traffic in training with a frozen norm, and the same numbers.
+    """
+    if norm.training or not isinstance(norm, nn.BatchNorm2d):
+        return norm(conv(x))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    shift = norm.bias - norm.running_mean * scale
+    return functional.conv2d(x, weight, shift, conv.stride, conv.padding, 1, conv.groups)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch normalisation, ReLU6: the unit MobileNetV2 is made of."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        padding = (kernel - 1) // 2
+        super().__init__(
+            nn.Conv2d(c_in, c_out, kernel, stride, padding, groups=groups, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, h, w) -> (B, c_out, ceil(h / stride), ceil(w / stride)), in 0..6."""
+        return functional.relu6(normalised(self[0], self[1], x), inplace=True)
+
+
+def separable(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
+    """Depthwise 3x3, then pointwise, each with its normalisation."""
+    return nn.Sequential(ConvNorm(c_in, c_in, 3, stride, groups=c_in), ConvNorm(c_in, c_out, 1))
+
+
+def lite_predictor(c_in: int, c_out: int) -> nn.Sequential:
+    """SSDLite (Sandler et al., MobileNetV2, section 6.2): depthwise 3x3, then pointwise."""
+    return nn.Sequential(ConvNorm(c_in, c_in, 3, groups=c_in), nn.Conv2d(c_in, c_out, 1))
+
+
+def set_prior(model: SSD, face_share: float) -> None:
+    """Make an untrained network call this share of its default boxes a face (Lin et al. 2017, 3.3).
+
+    Without it the thousands of background boxes swamp the first steps.
+    """
+    logit = torch.logit(torch.tensor(face_share)).item()
+    for head in model.heads:
+        last = [m for m in head.logits.modules() if isinstance(m, nn.Conv2d)][-1]
+        nn.init.normal_(last.weight, std=0.01)
+        with torch.no_grad():
+            last.bias.view(-1, 2)[:] = torch.tensor([-logit / 2, logit / 2])
+
+
+# ---- MobileNetV2 -------------------------------------------------------------------------------
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise, project; parameter names are torchvision's, so that its weights load."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        self.is_residual = stride == 1 and c_in == c_out
+        hidden = c_in * expansion
+        expand = [ConvNorm(c_in, hidden, 1)] if expansion > 1 else []
+        self.conv = nn.Sequential(
+            *expand,
+            ConvNorm(hidden, hidden, 3, stride, groups=hidden),
+            nn.Conv2d(hidden, c_out, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, h, w) -> (B, c_out, ceil(h / stride), ceil(w / stride))."""
+        y = self.project(self.conv[:-2](x))
+        return x + y if self.is_residual else y
+
+    def project(self, x: Tensor) -> Tensor:
+        """The last convolution, without activation: (B, hidden, h, w) -> (B, c_out, h, w)."""
+        return normalised(self.conv[-2], self.conv[-1], x)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 without its last 1280-channel convolution, giving maps of stride 4, 8, 16 and 32.
+
+    The first three are the *expanded* activations (144, 192 and 576 channels) at the head of the
+    block that halves the map: richer than the narrow bottleneck before it. The last has 320.
+    """
+
+    # expansion, channels, repeats, first stride (Sandler et al., table 2)
+    BLOCKS = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+    TAPS = (4, 7, 14)  # blocks whose expansion is handed out
+    CHANNELS = (144, 192, 576, 320)
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks: List[nn.Module] = [ConvNorm(3, 32, 3, 2)]
+        c_in = 32
+        for expansion, channels, repeats, stride in self.BLOCKS:
+            for repeat in range(repeats):
+                blocks.append(
+                    InvertedResidual(c_in, channels, stride if repeat == 0 else 1, expansion)
+                )
+                c_in = channels
+        self.features = nn.Sequential(*blocks)
+
+    def freeze(self, blocks: int) -> None:
+        """Leave the first ``blocks`` as they are: the finest maps cost most and change least."""
+        self.features[:blocks].requires_grad_(False)
+
+    def forward(self, x: Tensor) -> List[Tensor]:
+        """(B, 3, H, W) -> maps of stride 4, 8, 16, 32."""
+        maps = []
+        for number, block in enumerate(self.features):
+            if number in self.TAPS:
+                expanded = block.conv[0](x)
+                maps.append(expanded)
+                x = block.project(block.conv[1:-2](expanded))
+            else:
+                x = block(x)
+        return maps + [x]
+
+
+class Pyramid(nn.Module):
+    """Extra maps of stride 64 and 128, and a light top-down path into the finer maps.
+
+    Small faces are told from noise by what is around them; the top-down path (after Lin et al.,
+    "Feature Pyramid Networks", 2017) carries that to the fine maps for little arithmetic: maps are
+    narrowed *before* they are enlarged, and smoothed by separable convolutions.
+    """
+
+    def __init__(self, backbone: nn.Module, taps: Sequence[int], widths: Sequence[int]) -> None:
+        """``taps``: channels of the backbone's maps; ``widths``: channels of each map given."""
+        super().__init__()
+        self.backbone = backbone
+        self.lateral = nn.ModuleList(ConvNorm(tap, width, 1) for tap, width in zip(taps, widths))
+        self.extras = nn.ModuleList(
+            separable(above, width, stride=2)
+            for above, width in zip(widths[len(taps) - 1 :], widths[len(taps) :])
+        )
+        self.narrow = nn.ModuleList(
+            ConvNorm(coarse, fine, 1) for fine, coarse in zip(widths, widths[1 : len(taps)])
+        )
+        self.smooth = nn.ModuleList(separable(width, width) for width in widths[: len(taps)])
+
+    def forward(self, pictures: Tensor) -> List[Tensor]:
+        """(B, 3, H, W) -> one map for each of ``widths``, finest first."""
+        maps = [lateral(tap) for lateral, tap in zip(self.lateral, self.backbone(pictures))]
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        for level in reversed(range(len(self.narrow))):
+            coarse = functional.interpolate(
+                self.narrow[level](maps[level + 1]), scale_factor=2.0, mode="nearest"
+            )
+            height, width = maps[level].shape[-2:]  # odd maps are one cell short of twice the coarse
+            maps[level] = maps[level] + coarse[:, :, :height, :width]
+        return [smooth(m) for smooth, m in zip(self.smooth, maps)] + maps[len(self.smooth) :]
+
+
+FACE_STEPS = (4, 8, 16, 32, 64, 128)
+# Sizes are a factor of 1.5 apart from 8 to 290 px. One size only on the 4 px map, which has three
+# quarters of all cells; it is for the faces of 4 to 10 px that most of WIDER FACE consists of.
+FACE_SIZES: Tuple[Tuple[float, ...], ...] = ((8,), (12, 18), (27, 40), (60, 88), (130, 190), (280,))
+FACE_ASPECT = 0.75  # upright faces are 0.8, and stretching a 4:3 picture makes them narrower
+
+
+def ssd_mobilenet_v2() -> SSD:
+    """SSD on MobileNetV2 with SSDLite heads, a light pyramid and near-square boxes."""
+    widths = (32, 64, 96, 128, 128, 128)
+    body = Pyramid(MobileNetV2(), MobileNetV2.CHANNELS, widths)
+    heads = [
+        Head(width, len(sizes), lite_predictor) for width, sizes in zip(widths, FACE_SIZES)
+    ]
+
+    def layers(input_wh: Tuple[int, int]) -> List[BoxLayer]:
+        return face_layers(input_wh, FACE_SIZES, FACE_STEPS, FACE_ASPECT)
+
+    return SSD("ssd_mobilenet_v2", body, heads, layers, IMAGENET_RGB)
+
+
+MODELS = {"ssd_mobilenet_v2": ssd_mobilenet_v2}
+
+
+def count_macs(model: SSD, input_wh: Tuple[int, int]) -> int:
+    """Multiply-accumulates of all convolutions for one picture of this size."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, input_wh[1], input_wh[0], device=model.mean.device))
+    finally:
+        model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def load_backbone(model: SSD, path: str) -> None:
+    """Weights of an ImageNet backbone from an ``.npz`` with torchvision's names.
+
+    Raises:
+        ConfigError: the file is missing, or has not all that the backbone needs.
+    """
+    backbone = model.body.backbone
+    try:
+        with np.load(path) as file:
+            state = {name: torch.from_numpy(file[name]).float() for name in file.files}
+    except (OSError, ValueError) as error:
+        raise ConfigError("{} is not a file of weights: {}.".format(path, error)) from error
+    wanted = {name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")}
+    missing = sorted(wanted - set(state))
+    if missing:
+        raise ConfigError(
+            "{} lacks {} of the {} arrays of the backbone, first {}.".format(
+                path, len(missing), len(wanted), missing[0]
+            )
+        )
+    backbone.load_state_dict({name: state[name] for name in wanted}, strict=False)

@@ -1,0 +1,432 @@
+"""Train a network: ``python3 -m training.train ssd_mobilenet_v2 --data DIR``.
+
+Stops and goes on: run the same command again after a kill and it continues from the last checkpoint in
+``--out``, to the same weights. The learning rate is constant after the warm-up and falls to zero over the
+last part, so a run may be lengthened with another ``--epochs`` as long as it has not begun to fall.
+On several GPUs: ``torchrun --nproc-per-node N -m training.train ...``.
+"""
+
+import argparse
+import copy
+import json
+import os
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from edge_app import boxes
+from edge_app.errors import ConfigError
+from training import augment, data, loss, match, model, protocol
+
+
+class Recipe(NamedTuple):
+    """How to train; ``paper`` is SSD's own, ``face`` is ours."""
+
+    matching: str  # "overlap" or "adaptive"
+    loss: str  # "multibox" or "quality"
+    windows: augment.Recipe
+    optimiser: str  # "sgd" or "adamw"
+    rate: float  # learning rate at batch 16
+    weight_decay: float
+    backbone_rate: float  # times rate
+    frozen_blocks: int  # of the backbone, where it has such
+    is_norm_frozen: bool  # of the backbone
+    falling: float  # share of the run over which the rate falls to zero
+
+
+RECIPES = {
+    # Section 3: SGD with momentum 0.9, weight decay 5e-4, batch 32 at 1e-3, falling at two thirds.
+    "paper": Recipe(
+        "overlap", "multibox", augment.PAPER, "sgd", 5e-4, 5e-4, 1.0, 0, False, falling=1 / 3
+    ),
+    "face": Recipe(
+        "adaptive", "quality", augment.FACES, "adamw", 1e-3, 1e-2, 0.5, 4, True, falling=0.28
+    ),
+}
+WARM_UP_STEPS = 300
+EMA_DECAY = 0.998
+SCORE_FLOOR = 0.02  # detections under it are not counted in validation
+
+
+class Views(Dataset):
+    """Augmented pictures; the key is (epoch, index), and nothing else enters the chance."""
+
+    def __init__(
+        self, pictures: data.Pictures, input_wh: Tuple[int, int], windows: augment.Recipe, seed: int
+    ) -> None:
+        self.pictures, self.input_wh, self.windows, self.seed = pictures, input_wh, windows, seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, key: Tuple[int, int]) -> augment.Example:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return augment.example(*self.pictures[index], self.input_wh, self.windows, rng)
+
+
+class Batches:
+    """Keys of a run's batches from one step on, each epoch in its own order; a share for each rank."""
+
+    def __init__(self, count: int, batch: int, seed: int, first: int, last: int) -> None:
+        self.count, self.batch, self.seed, self.first, self.last = count, batch, seed, first, last
+        self.rank, self.ranks = rank_and_ranks()
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
+        an_epoch = steps_of_epoch(self.count, self.batch)
+        order, ordered = None, -1
+        for step in range(self.first, self.last):
+            epoch, place = divmod(step, an_epoch)
+            if epoch != ordered:
+                order, ordered = np.random.default_rng((self.seed, epoch)).permutation(self.count), epoch
+            chosen = order[place * self.batch : (place + 1) * self.batch][self.rank :: self.ranks]
+            yield [(epoch, int(index)) for index in chosen]
+
+
+def rank_and_ranks() -> Tuple[int, int]:
+    """This process's number and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def steps_of_epoch(count: int, batch: int) -> int:
+    """Whole batches only; what is left over comes in another epoch, the order being another."""
+    return max(1, count // batch)
+
+
+def collate(examples: Sequence[augment.Example]) -> Tuple[Tensor, List[Tensor], List[Tensor]]:
+    """(B, H, W, 3) uint8 BGR, and for each picture its faces and what to ignore."""
+    pixels = torch.from_numpy(np.stack([e.pixels for e in examples]))
+    faces = [torch.from_numpy(e.faces) for e in examples]
+    return pixels, faces, [torch.from_numpy(e.ignored) for e in examples]
+
+
+class Teacher:
+    """A network and what it is held to: matching, loss and default boxes on one device."""
+
+    def __init__(
+        self, network: model.SSD, recipe: Recipe, input_wh: Tuple[int, int], device: torch.device
+    ) -> None:
+        self.network, self.recipe = network, recipe
+        layers = network.layers(input_wh)
+        table = boxes.default_boxes(layers, input_wh) * np.tile(np.float32(input_wh), 2)
+        self.defaults = torch.from_numpy(table.astype(np.float32)).to(device)
+        self.per_cell = [len(layer.sizes_px) for layer in layers]
+        self.per_level = [
+            layer.grid_wh[0] * layer.grid_wh[1] * len(layer.sizes_px) for layer in layers
+        ]
+
+    def owners(self, faces: Sequence[Tensor], ignored: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+        """(B, N) owners as ``match`` gives them, and (P, 4) the boxes of the owners."""
+        owners, owned = [], []
+        for theirs, hidden in zip(faces, ignored):
+            if self.recipe.matching == "overlap":
+                owner = match.match_by_overlap(theirs, hidden, self.defaults)
+            else:
+                owner = match.match_adaptively(
+                    theirs, hidden, self.defaults, self.per_level, self.per_cell
+                )
+            owners.append(owner)
+            owned.append(theirs[owner[owner >= 0]])
+        return torch.stack(owners), torch.cat(owned)
+
+    def losses(
+        self, answer: Tuple[Tensor, Tensor], faces: Sequence[Tensor], ignored: Sequence[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """Score loss and box loss of a batch, float32."""
+        owners, owned = self.owners(faces, ignored)
+        judge = loss.multibox_loss if self.recipe.loss == "multibox" else loss.quality_loss
+        offsets, logits = (part.float() for part in answer)
+        return judge(offsets, logits, owners, owned, self.defaults, model.VARIANCES)
+
+
+def make_optimiser(network: model.SSD, recipe: Recipe, rate: float) -> torch.optim.Optimizer:
+    """Norms and biases are not decayed; the backbone, which knows something already, goes slower."""
+    groups: Dict[Tuple[bool, bool], List[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("body.backbone."), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "rate": rate * (recipe.backbone_rate if is_backbone else 1.0),
+            "weight_decay": recipe.weight_decay if is_decayed else 0.0,
+        }
+        for (is_backbone, is_decayed), parameters in sorted(groups.items())
+    ]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(settings, lr=rate, momentum=0.9)
+    return torch.optim.AdamW(settings, lr=rate)
+
+
+def rate_at(step: int, steps: int, falling: float) -> float:
+    """Share of the full learning rate: rises, stays, and falls linearly to zero at ``steps``."""
+    rise = min(1.0, (step + 1) / WARM_UP_STEPS)
+    fall = (steps - step) / max(1.0, falling * steps)
+    return max(0.0, min(rise, fall, 1.0))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, step: int) -> None:
+    """Move the exponential moving average towards the network; faster at first."""
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    states = network.state_dict()
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(states[name], 1 - decay)
+        else:
+            value.copy_(states[name])
+
+
+def to_order(pixels: Tensor, order: str) -> Tensor:
+    """(B, H, W, 3) BGR to the network's channel order."""
+    return pixels.flip(3) if order == "RGB" else pixels
+
+
+@torch.no_grad()
+def validate(network: model.SSD, pictures: data.Pictures, input_wh: Tuple[int, int]) -> float:
+    """Average precision on the validation part, faces under 6 px at the input left out."""
+    import cv2
+
+    was_training = network.training
+    network.eval()
+    device = network.mean.device
+    defaults = boxes.default_boxes(network.layers(input_wh), input_wh)
+    found, truths = [], []
+    for index in range(len(pictures)):
+        pixels, faces, ignored = pictures[index]
+        size_wh = (pixels.shape[1], pixels.shape[0])
+        small = torch.from_numpy(cv2.resize(pixels, input_wh))[None].to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            answer = network(network.prepare(to_order(small, network.preparation.order)))
+        offsets, logits = (part[0].float() for part in answer)
+        chosen = boxes.select(
+            offsets.cpu().numpy(), logits.softmax(1)[:, 1].cpu().numpy(), defaults,
+            model.VARIANCES, SCORE_FLOOR, 0.45, 1000, 300,
+        )  # fmt: skip
+        found.append(protocol.Found(boxes.to_pixels(chosen.boxes, size_wh), chosen.scores))
+        scale = input_wh[0] * input_wh[1] / (size_wh[0] * size_wh[1])
+        counts = np.sqrt(boxes.areas(faces) * scale) >= 6
+        counts = np.concatenate([counts, np.zeros(len(ignored), bool)])
+        truths.append(protocol.Truth(np.concatenate([faces, ignored]), counts))
+    network.train(was_training)
+    return protocol.score(found, truths).average
+
+
+class Run:
+    """A training run in a folder: network, average, optimiser, and how far it has come."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.options, self.device = options, device
+        torch.manual_seed(options.seed)
+        self.recipe = RECIPES[options.recipe]
+        self.input_wh = tuple(options.size)
+        self.network = model.MODELS[options.model]()
+        model.set_prior(self.network, 0.01)
+        self.network.to(device, memory_format=torch.channels_last)
+        if options.backbone:
+            model.load_backbone(self.network, options.backbone)
+        if options.init:
+            load_weights(self.network, options.init)
+        if options.backbone or options.init:
+            self.network.norm_frozen = self.recipe.is_norm_frozen
+            self.network.body.backbone.freeze(self.recipe.frozen_blocks)
+        self.average = copy.deepcopy(self.network).eval()
+        self.average.requires_grad_(False)
+        ranks = rank_and_ranks()[1]
+        self.optimiser = make_optimiser(
+            self.network, self.recipe, self.recipe.rate * options.batch / 16
+        )
+        self.replica = self.network
+        if ranks > 1:
+            self.replica = nn.parallel.DistributedDataParallel(self.network)
+        self.teacher = Teacher(self.network, self.recipe, self.input_wh, device)
+        self.step = 0
+
+    @property
+    def checkpoint(self) -> str:
+        """Where the run goes on from."""
+        return os.path.join(self.options.out, "last.pt")
+
+    def save(self, path: str) -> None:
+        """Everything the run needs to go on, whole or not at all."""
+        state = {
+            "model": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "options": vars(self.options),
+            "recipe": repr(self.recipe),
+        }
+        torch.save(state, path + ".tmp")
+        os.replace(path + ".tmp", path)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            ConfigError: it is of another model, recipe, seed or size.
+        """
+        if not os.path.exists(self.checkpoint):
+            return
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        for key in ("model", "recipe", "seed", "size", "batch"):
+            mine, theirs = getattr(self.options, key), state["options"][key]
+            if mine != theirs:
+                raise ConfigError(
+                    "{} was trained with --{} {}, not {}; choose another --out.".format(
+                        self.checkpoint, key, theirs, mine
+                    )
+                )
+        self.network.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+    def learn(self, batch: Tuple[Tensor, List[Tensor], List[Tensor]], steps: int) -> Tensor:
+        """One step; gives (score loss, box loss) as a (2,) tensor on the device."""
+        share = rate_at(self.step, steps, self.recipe.falling)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * share
+        pixels, faces, ignored = batch
+        pixels = to_order(pixels.to(self.device, non_blocking=True), self.network.preparation.order)
+        faces = [part.to(self.device, non_blocking=True) for part in faces]
+        ignored = [part.to(self.device, non_blocking=True) for part in ignored]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
+            answer = self.replica(self.network.prepare(pixels))
+        parts = torch.stack(self.teacher.losses(answer, faces, ignored))
+        self.optimiser.zero_grad(set_to_none=True)
+        parts.sum().backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
+        self.optimiser.step()
+        follow(self.average, self.network, self.step)
+        self.step += 1
+        return parts.detach()
+
+
+def load_weights(network: model.SSD, path: str) -> None:
+    """Weights of a whole network from ``.npz`` (as ``training.export --weights`` writes) or ``.pt``."""
+    if path.endswith(".npz"):
+        with np.load(path) as file:
+            state = {name: torch.from_numpy(file[name]) for name in file.files}
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    network.load_state_dict({name: value.to(torch.float32) if value.is_floating_point() else value
+                             for name, value in state.items()}, strict=False)  # fmt: skip
+
+
+def write_log(path: str, entry: Dict[str, Any]) -> None:
+    """Append a line of JSON."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def train(run: Run, views: Views, validation: data.Pictures) -> None:
+    """The loop: learn, log, validate after each epoch, save every few minutes and at the end."""
+    options, log = run.options, os.path.join(run.options.out, "log.jsonl")
+    is_first = rank_and_ranks()[0] == 0
+    an_epoch = steps_of_epoch(len(views), options.batch)
+    steps = max(1, int(round(options.epochs * an_epoch)))
+    last = min(steps, options.stop_at) if options.stop_at else steps
+    keys = Batches(len(views), options.batch, options.seed, run.step, last)
+    loader = DataLoader(
+        views, batch_sampler=keys, num_workers=options.workers, collate_fn=collate,
+        pin_memory=run.device.type == "cuda",
+    )  # fmt: skip
+    run.network.train()
+    falls_at = int(np.ceil(steps * (1 - run.recipe.falling)))
+    saved_at = logged_at = time.monotonic()
+    sums, summed = torch.zeros(2, device=run.device), 0
+    for batch in loader:
+        if run.step == falls_at and is_first:
+            run.save(os.path.join(options.out, "stable.pt"))
+        sums += run.learn(batch, steps)
+        summed += 1
+        now = time.monotonic()
+        ends_epoch = run.step % an_epoch == 0 or run.step == last
+        if is_first and (run.step % options.log_steps == 0 or ends_epoch):
+            score_loss, box_loss = (sums / summed).tolist()
+            entry = {
+                "step": run.step, "epoch": round(run.step / an_epoch, 3),
+                "score_loss": round(score_loss, 4), "box_loss": round(box_loss, 4),
+                "images_per_s": round(summed * options.batch / (now - logged_at), 1),
+                "rate": run.optimiser.param_groups[-1]["lr"],
+            }  # fmt: skip
+            sums.zero_()
+            summed, logged_at = 0, now
+            if ends_epoch and len(validation):
+                entry["validation_ap"] = round(validate(run.average, validation, run.input_wh), 4)
+                logged_at = time.monotonic()
+            write_log(log, entry)
+            print("step {} of {}: {}".format(run.step, steps, entry), flush=True)
+        if is_first and (now - saved_at > options.save_s or run.step == last):
+            run.save(run.checkpoint)
+            saved_at = now
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="training.train", description=__doc__)
+    parser.add_argument("model", choices=sorted(model.MODELS))
+    parser.add_argument("--data", required=True, help="folder in WIDER FACE's layout")
+    parser.add_argument("--out", help="folder of checkpoints and log; default runs/MODEL")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="face")
+    parser.add_argument("--size", type=size, default=[320, 320], help="of the input, as 320x320")
+    parser.add_argument("--epochs", type=float, default=50)
+    parser.add_argument("--batch", type=int, default=16, help="over all GPUs together")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--backbone", help="ImageNet weights of the backbone (.npz)")
+    parser.add_argument("--init", help="weights to start from (.npz or .pt)")
+    parser.add_argument("--validation", type=float, default=0.05, help="share split off the set")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-bf16", dest="bf16", action="store_false")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="processes that augment")
+    parser.add_argument("--log-steps", type=int, default=20)
+    parser.add_argument("--save-s", type=float, default=180, help="seconds between checkpoints")
+    parser.add_argument("--stop-at", type=int, default=0, help="stop after this step, to go on later")
+    options = parser.parse_args(arguments)
+    options.out = options.out or os.path.join("runs", options.model)
+    return options
+
+
+def size(text: str) -> List[int]:
+    """ "320x240" as [320, 240]."""
+    width, height = (int(part) for part in text.split("x"))
+    return [width, height]
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Read the set, then train."""
+    options = parse(arguments or None)
+    torch.set_num_threads(options.threads)
+    os.makedirs(options.out, exist_ok=True)
+    device = torch.device(options.device)
+    if "RANK" in os.environ:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+    samples, skipped = data.wider_split(options.data, "train")
+    learning, validating = data.split_validation(samples, options.validation, options.seed)
+    pictures, validation = data.Pictures(learning), data.Pictures(validating)
+    skipped += pictures.skipped + validation.skipped
+    for name, reason in skipped:
+        print("skipped {}: {}".format(name, reason))
+    print("{} pictures, {} for validation, {} entries skipped".format(
+        len(pictures), len(validation), len(skipped)), flush=True)  # fmt: skip
+    run = Run(options, device)
+    run.resume()
+    train(run, Views(pictures, run.input_wh, run.recipe.windows, options.seed), validation)
+
+
+if __name__ == "__main__":
+    main()
