@@ -77,6 +77,7 @@ class MappedBuffer:
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._array: Optional[np.ndarray] = None
+        self.address = 0  # the device's address of the same bytes, while open
 
     def __enter__(self) -> "MappedBuffer":
         driver = import_driver()
@@ -84,6 +85,7 @@ class MappedBuffer:
             self._array = driver.pagelocked_empty(
                 self._shape, self._dtype, mem_flags=driver.host_alloc_flags.DEVICEMAP
             )
+            self.address = int(self._array.base.get_device_pointer())
         return self
 
     @property
@@ -93,15 +95,9 @@ class MappedBuffer:
             raise DetectorError("a mapped buffer of shape {} is not open.".format(self._shape))
         return self._array
 
-    @property
-    def address(self) -> int:
-        """The device's address of the same bytes."""
-        with explained("mapping host memory"):
-            return int(self.array.base.get_device_pointer())
-
     def close(self) -> None:
         """Free it; views of ``array`` must not be used any more. Idempotent."""
-        array, self._array = self._array, None
+        array, self._array, self.address = self._array, None, 0
         if array is not None:
             array.base.free()
 

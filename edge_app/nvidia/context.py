@@ -5,8 +5,8 @@ pycuda.autoinit would be another one, whose addresses they cannot use. The curre
 property of the thread, so the thread that enters is the one that calls CUDA.
 """
 
-from contextlib import contextmanager
-from typing import Any, Iterator, NamedTuple, Optional
+import ctypes
+from typing import Any, NamedTuple, Optional
 
 from edge_app.errors import DetectorError
 
@@ -43,21 +43,35 @@ def import_driver() -> Any:
     return driver
 
 
-@contextmanager
-def explained(action: str) -> Iterator[None]:
-    """Turn what pycuda raises inside into a ``DetectorError`` that says what was being done.
+class explained:
+    """Turn what pycuda raises inside ``with`` into a ``DetectorError`` that says what was being done.
 
     pycuda's MemoryError and RuntimeError are its own, derived from its ``Error``, not the built-ins.
+    Their traceback is dropped: its frames hold streams and kernels, which pycuda destroys with the last
+    reference, and that must not be after their context.
+
+    Args:
+        action: in the -ing form.
     """
-    driver = import_driver()
-    try:
-        yield
-    except driver.Error as error:
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+        self._driver = import_driver()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Optional[BaseException], trace: Any) -> None:
+        del trace
+        if not isinstance(error, self._driver.Error):
+            return
         text = str(error)
         advice = [hint for words, hint in _ADVICE if words in text]
         raise DetectorError(
-            "CUDA failed while {}: {}.{}".format(action, text, " " + advice[0] if advice else "")
-        ) from error
+            "CUDA failed while {}: {}.{}".format(
+                self._action, text, " " + advice[0] if advice else ""
+            )
+        ) from error.with_traceback(None)
 
 
 def describe_gpu(index: int = 0) -> Gpu:
@@ -76,7 +90,7 @@ def describe_gpu(index: int = 0) -> Gpu:
 
 
 class CudaContext:
-    """A GPU's primary context, current in the entering thread until ``close``.
+    """A GPU's primary context, current in the entering thread until ``close``. Not to be nested.
 
     Args:
         index: which GPU.
@@ -100,7 +114,25 @@ class CudaContext:
         context, self._context = self._context, None
         if context is not None:
             context.pop()
+            left_current = _current_context()
             context.detach()
+            if _current_context() != left_current:
+                _library().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _current_context() -> Optional[int]:
+    """Handle of this thread's current context.
+
+    pycuda (2022.1 to 2026.1) pushes a context to detach it and counts on its destruction to pop it
+    again, which the release of a primary context does not do. So ``close`` looks and pops it itself.
+    """
+    handle = ctypes.c_void_p()
+    _library().cuCtxGetCurrent(ctypes.byref(handle))
+    return handle.value
+
+
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")  # loaded already: pycuda is linked with it

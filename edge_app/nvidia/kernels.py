@@ -7,6 +7,7 @@ import numpy as np
 from edge_app.card import ModelInput
 from edge_app.errors import DetectorError
 from edge_app.nvidia.context import explained, import_driver
+from edge_app.nvidia.stream import Stream
 
 PIXEL_FORMATS = {"BGR": 0, "RGB": 1, "BGRx": 2, "RGBA": 3, "NV12": 4}  # as in preprocess.cu
 BYTES_A_PIXEL = {"BGR": 3, "RGB": 3, "BGRx": 4, "RGBA": 4, "NV12": 1}  # of a row; NV12: of luma
@@ -36,22 +37,26 @@ def source_bytes(pixel_format: str, size_wh: Tuple[int, int]) -> int:
     return luma * 3 // 2 if pixel_format == "NV12" else luma
 
 
-def stretch_table(source_px: int, target_px: int) -> np.ndarray:
-    """Where each pixel of the target lies in the source, as cv2.resize with INTER_LINEAR has it.
+def stretch_table(source_px: int, target_px: int, repeat_edge: bool) -> np.ndarray:
+    """Between which source pixels each target pixel lies, as cv2.resize with INTER_LINEAR has it.
 
-    Half-pixel centres; beyond the first and last source pixel's centre there is nothing to blend.
+    Half-pixel centres, weights in 1/2048. Beyond the outermost centres cv2 takes a column whole but
+    blends a row with itself, which its truncating sums can tell apart: ``repeat_edge`` for rows.
 
     Returns:
-        (target_px, 2) int32: the source position at or before it, the weight of the next in 1/2048.
+        (target_px, 4) int32: position, next position, weight, weight of the next.
     """
     centres = (np.arange(target_px, dtype=np.float64) + 0.5) * (source_px / target_px) - 0.5
     centres = centres.astype(np.float32)
-    left = np.floor(centres)
-    weight = centres - left
-    weight[(left < 0) | (left >= source_px - 1)] = 0
-    table = np.empty((target_px, 2), np.int32)
-    table[:, 0] = np.clip(left, 0, source_px - 1)
-    table[:, 1] = np.rint(weight * np.float32(2048))
+    first = np.floor(centres)
+    weight = centres - first
+    if not repeat_edge:
+        weight[(first < 0) | (first >= source_px - 1)] = 0
+    table = np.empty((target_px, 4), np.int32)
+    table[:, 0] = np.clip(first, 0, source_px - 1)
+    table[:, 1] = np.clip(first + 1, 0, source_px - 1)
+    table[:, 2] = np.rint((np.float32(1) - weight) * np.float32(2048))
+    table[:, 3] = np.rint(weight * np.float32(2048))
     return table
 
 
@@ -81,7 +86,7 @@ class Kernels:
         with explained("loading the kernels {}".format(" and ".join(self._cubins))):
             first, second = [driver.module_from_file(path) for path in self._cubins]
             self._functions = [
-                _prepared(first, "preprocess", "PiiiiPPPiiiffffff"),
+                _prepared(first, "preprocess", "PiiiPPPiiiffffff"),
                 _prepared(second, "collect", "PifPP"),
                 _prepared(second, "rank_and_decode", "PPPPffiPP"),
                 _prepared(second, "overlap_mask", "PifPP"),
@@ -103,7 +108,7 @@ class Kernels:
         return Work(8 * default_boxes, 8, 16 * capacity, 4 * capacity, 8 * words * capacity)
 
     def preprocess(
-        self, source: Source, tables: Tuple[int, int], spec: ModelInput, tensor: int, stream: Any
+        self, source: Source, tables: Tuple[int, int], spec: ModelInput, tensor: int, stream: Stream
     ) -> None:
         """Queue: stretch and normalise a picture into the tensor (3, height, width) float32.
 
@@ -112,14 +117,14 @@ class Kernels:
         """
         grid = ((spec.width_px + 31) // 32, (spec.height_px + 7) // 8)
         arguments = [source.address, PIXEL_FORMATS[source.format]]
-        arguments += [source.size_wh[0], source.size_wh[1], source.pitch_bytes]
+        arguments += [source.size_wh[1], source.pitch_bytes]
         arguments += [tables[0], tables[1], tensor, spec.width_px, spec.height_px]
         arguments += [int(spec.order == "RGB")] + list(spec.scale)
         arguments += [-mean * scale for mean, scale in zip(spec.mean, spec.scale)]
         self._launch(0, grid, (32, 8, 1), stream, *arguments)
 
     def collect(
-        self, scores: int, default_boxes: int, threshold: float, work: Work, stream: Any
+        self, scores: int, default_boxes: int, threshold: float, work: Work, stream: Stream
     ) -> None:
         """Queue: keys of the scores of at least ``threshold``."""
         grid = ((default_boxes + 255) // 256, 1)
@@ -135,7 +140,7 @@ class Kernels:
         variances: Tuple[float, float],
         capacity: int,
         work: Work,
-        stream: Any,
+        stream: Stream,
     ) -> None:
         """Queue: sort the keys, decode the best ``capacity``."""
         grid = ((default_boxes + WORD - 1) // WORD, 1)
@@ -164,7 +169,7 @@ class Kernels:
         work: Work,
         faces: int,
         counts: int,
-        stream: Any,
+        stream: Stream,
     ) -> None:
         """Queue: non-maximum suppression; faces (max_faces,) of ``FACE``, counts (3,) int32:
         faces, candidates, scores that are NaN."""
@@ -203,14 +208,14 @@ class Kernels:
         index: int,
         grid: Tuple[int, int],
         block: Tuple[int, int, int],
-        stream: Any,
+        stream: Stream,
         *arguments: Any,
         shared_bytes: int = 0
     ) -> None:
         if not self._functions:
             raise DetectorError("the kernels are not loaded.")
         self._functions[index].prepared_async_call(
-            grid, block, stream, *arguments, shared_size=shared_bytes
+            grid, block, stream.raw, *arguments, shared_size=shared_bytes
         )
 
 

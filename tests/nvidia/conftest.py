@@ -92,3 +92,19 @@ def nvcc(monkeypatch, tmp_path, cache_folder):
     program.chmod(0o755)
     monkeypatch.setenv("CUDA_ROOT", str(tmp_path / "cuda"))
     return tmp_path / "cuda"
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    """Function: make ``import tensorrt`` the stand-in of a release, here and in child processes."""
+    for name in [name for name in os.environ if name.startswith("TRT_STANDIN")]:
+        monkeypatch.delenv(name)
+
+    def use(release):
+        monkeypatch.setenv("TRT_STANDIN", release)
+        monkeypatch.setenv("PYTHONPATH", STANDIN)
+        monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+        return __import__("tensorrt")
+
+    yield use
+    sys.modules.pop("tensorrt", None)

@@ -39,7 +39,7 @@ def compiled_kernels(cu, folder):
 class StandIn:
     """The stand-in driver library, and what is alive in it."""
 
-    KINDS = ("bytes", "streams", "events", "modules", "contexts")
+    KINDS = ("bytes", "streams", "events", "modules", "contexts", "current")
 
     def __init__(self, library):
         self._library = library

@@ -18,9 +18,12 @@ def stretch(runner, source, pixel_format, size_wh, spec, pitch=None, order=0):
     width, height = spec.size_wh
     tensor = np.full((3, height, width), np.nan, np.float32)
     pitch = pitch or size_wh[0] * kernels.BYTES_A_PIXEL[pixel_format]
-    tables = [kernels.stretch_table(s, t) for s, t in zip(size_wh, spec.size_wh)]
+    tables = [
+        kernels.stretch_table(size_wh[0], width, False),
+        kernels.stretch_table(size_wh[1], height, True),
+    ]
     arguments = [np.ascontiguousarray(source), kernels.PIXEL_FORMATS[pixel_format]]
-    arguments += [size_wh[0], size_wh[1], pitch] + tables + [tensor, width, height]
+    arguments += [size_wh[1], pitch] + tables + [tensor, width, height]
     arguments += [int(spec.order == "RGB")] + [float(s) for s in spec.scale]
     arguments += [float(-m * s) for m, s in zip(spec.mean, spec.scale)]
     grid = ((width + 31) // 32, (height + 7) // 8)
@@ -47,7 +50,8 @@ def test_bgr_is_what_the_cpu_detector_makes(preprocess_kernels, size_wh, order):
     got = stretch(preprocess_kernels, pixels, "BGR", size_wh, spec)
     want = Stretch(spec)(pixels)[0]
     assert np.abs(got - want).max() <= LSB
-    assert (np.abs(got - want) > 1e-5).mean() < 0.15  # and mostly not even that
+    if cv2.__version__.startswith(("4.6", "5.0")):  # where it was seen; elsewhere a vector unit may round
+        assert got.tobytes() == want.tobytes()
 
 
 def test_a_picture_of_the_network_s_size_is_only_normalised(preprocess_kernels):

@@ -6,10 +6,10 @@
  * that is alive, so that "nothing is left" is a test.
  * Environment, read at each call:
  *     CUDA_STANDIN_NODEV=1          cuInit fails with 100
- *     CUDA_STANDIN_FAIL_ALLOC=N     the Nth allocation from now on and all later ones fail with 2 (all later ones
- *                                   because pycuda collects garbage and tries again)
- *     CUDA_STANDIN_FAIL_LAUNCH=N    the Nth launch from now on and everything after it fails with 719, as when the
- *                                   GPU is lost; "from now on" begins when the variable appears
+ *     CUDA_STANDIN_FAIL_ALLOC=N     the Nth allocation since it has this value and all later ones fail with 2 (all
+ *                                   later ones because pycuda collects garbage and tries again)
+ *     CUDA_STANDIN_FAIL_LAUNCH=N    the Nth launch since it has this value and everything after it fails with
+ *                                   719, as when the GPU is lost
  *     CUDA_STANDIN_ORDER=K          runs the threads of a block in order K (see cuda_cpu.h)
  *     CUDA_STANDIN_DISCRETE=1       the GPU is not integrated: the host's memory is not its own
  * Not covered: real concurrency between streams, textures, graphs, peer access. Functions that pycuda's module wants
@@ -31,28 +31,36 @@ typedef void* H;                                 /* any handle */
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
        INVALID_CONTEXT = 201, FILE_NOT_FOUND = 301, INVALID_HANDLE = 400, NOT_FOUND = 500, OUT_OF_RESOURCES = 701,
        LAUNCH_FAILED = 719, NOT_SUPPORTED = 801 };
-enum { BYTES, STREAMS, EVENTS, MODULES, PRIMARY, KINDS };
-static long live[KINDS];
-static void add(int kind, long n) { __sync_fetch_and_add(&live[kind], n); }
-API void cuda_standin_live(long* counts) { for (int i = 0; i < KINDS; i++) counts[i] = live[i]; }
-
-/* The Nth event since the variable appeared; then and ever after, until it goes. */
-static int fails(const char* variable, int* seen) {
-    const char* nth = getenv(variable);
-    if (!nth) { *seen = 0; return 0; }
-    return __sync_add_and_fetch(seen, 1) >= atoi(nth);
-}
-static int launches;
-static int lost(void) {                          /* sticky, as on a GPU, until the test takes the variable away */
-    const char* nth = getenv("CUDA_STANDIN_FAIL_LAUNCH");
-    if (!nth) launches = 0;
-    return nth && launches >= atoi(nth);
-}
-
-static const size_t TOTAL = (size_t)4 << 30;     /* a 4 GB Nano */
 #define MAX_CONTEXTS 64
 static __thread H stack[MAX_CONTEXTS];
 static __thread int depth;
+
+enum { BYTES, STREAMS, EVENTS, MODULES, PRIMARY, KINDS };
+#define DEPTH KINDS                              /* of the calling thread's context stack */
+static long live[KINDS];
+static void add(int kind, long n) { __sync_fetch_and_add(&live[kind], n); }
+API void cuda_standin_live(long* counts) {
+    for (int i = 0; i < KINDS; i++) counts[i] = live[i];
+    counts[DEPTH] = depth;
+}
+
+/* The Nth event since the variable got this value; then and ever after, until it changes or goes. */
+typedef struct { int seen, limit; } countdown;
+static int reached(const char* variable, countdown* c) {
+    const char* nth = getenv(variable);
+    const int limit = nth ? atoi(nth) : 0;
+    if (limit != c->limit) { c->seen = 0; c->limit = limit; }
+    return limit && c->seen >= limit;
+}
+static int fails(const char* variable, countdown* c) {
+    reached(variable, c);
+    c->seen++;
+    return reached(variable, c);
+}
+static countdown launches;
+static int lost(void) { return reached("CUDA_STANDIN_FAIL_LAUNCH", &launches); }  /* sticky, as on a GPU */
+
+static const size_t TOTAL = (size_t)4 << 30;     /* a 4 GB Nano */
 #define NEED_CONTEXT do { if (!depth) return INVALID_CONTEXT; } while (0)
 
 /* --- errors, device ------------------------------------------------------------------------------------------- */
@@ -114,13 +122,14 @@ API R cuCtxDetach(H c) { if (depth && stack[depth - 1] == c) depth--; return OK;
 API R cuCtxDestroy_v2(H c) { return cuCtxDetach(c); }
 API R cuCtxAttach(H* c, unsigned flags) { (void)flags; NEED_CONTEXT; *c = stack[depth - 1]; return OK; }
 API R cuCtxGetDevice(int* d) { NEED_CONTEXT; *d = 0; return OK; }
+API R cuCtxGetCurrent(H* c) { *c = depth ? stack[depth - 1] : NULL; return OK; }
 API R cuCtxSynchronize(void) { NEED_CONTEXT; return OK; }
 API R cuCtxGetApiVersion(H c, unsigned* v) { (void)c; *v = 3020; return OK; }
 API R cuDevicePrimaryCtxRetain(H* c, int d) { static char primary; (void)d; *c = &primary; add(PRIMARY, 1); return OK; }
 API R cuDevicePrimaryCtxRelease_v2(int d) { (void)d; add(PRIMARY, -1); return OK; }
 
 /* --- memory: [raw pointer][size] sit just before the 256-byte aligned block ------------------------------------ */
-static int allocations;
+static countdown allocations;
 static void* allocate(size_t n) {
     if (fails("CUDA_STANDIN_FAIL_ALLOC", &allocations)) return NULL;
     if (n > TOTAL - live[BYTES]) return NULL;

@@ -1,0 +1,339 @@
+"""ONNX and card to an engine and kernels in the cache: built in a child process, tried, then published."""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+
+from edge_app.card import ModelCard, card_path, load_card, sha256_of, verify_model
+from edge_app.errors import DetectorError
+from edge_app.nvidia import builder, cache, compiler, parity
+from edge_app.nvidia.builder import MIB, Report, Request
+from edge_app.nvidia.cache import EngineFiles, Fingerprint, Record
+from edge_app.nvidia.context import CudaContext, Gpu, describe_gpu
+from edge_app.nvidia.engine import import_tensorrt
+from edge_app.nvidia.network import Network
+
+log = logging.getLogger(__name__)
+
+RUNGS_MIB = (512, 256, 128, 64, 16)
+MEMORY_SHARE = 0.4  # of what is available; the rest is for the weights and the desktop
+HEARTBEAT_S = 5.0
+STOP_S = 5.0
+_PR_SET_PDEATHSIG = 1
+
+Progress = Callable[[str], None]  # told at least every HEARTBEAT_S seconds while something is built
+
+
+class ConvertOptions(NamedTuple):
+    """What ``edge-app convert`` is asked for."""
+
+    precision: str = "fp16"  # or "fp32"
+    output: Optional[str] = None  # folder; None: beside the ONNX
+    sm: int = 0  # for another GPU of this compute capability (86); 0: for the one here
+    force: bool = False  # take an engine that fails the parity gate
+    workspace_mib: int = 0  # largest to try; 0: by the memory that is available
+
+
+def build(
+    onnx_path: str, options: ConvertOptions = ConvertOptions(), progress: Progress = log.info
+) -> EngineFiles:
+    """Make the engine and the kernels, try them, and put them in the cache.
+
+    The engine that was there stays until the new one has passed. Without a GPU (TensorRT-RTX builds
+    without one) the parity gate cannot run: the engine is marked unverified, and the first start on a
+    GPU runs the gate.
+
+    Args:
+        onnx_path: the model; its card lies beside it.
+        progress: is told what happens, at least every five seconds.
+
+    Raises:
+        CardError: card or model is missing, or they are not of the same export.
+        DetectorError: TensorRT or the kernels' compiler refused, or the parity gate did.
+    """
+    card = load_card(card_path(onnx_path))
+    verify_model(card, onnx_path)
+    files = cache.files_of(onnx_path, options.output)
+    os.makedirs(os.path.dirname(files.engine), exist_ok=True)
+    gpu = _gpu_or_none()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(files.engine), prefix=".build-") as folder:
+        plan = os.path.join(folder, "plan")
+        report, workspace_mib = _attempts(onnx_path, card, plan, files, options, progress)
+        progress(
+            "built with {} in {:.0f} s: {} of {} layers in half precision ({}), {:.1f} MB".format(
+                report.tensorrt,
+                time.monotonic() - started,
+                report.half_layers,
+                report.layers,
+                report.proof,
+                os.path.getsize(plan) / 1e6,
+            )
+        )
+        record = _record(plan, report, _fingerprint(card, report.tensorrt, gpu, options))
+        record = record._replace(workspace_mib=workspace_mib)
+        if gpu is not None and options.sm in (0, gpu.sm):
+            record = _gate(onnx_path, card, plan, record, options.force, progress)
+        cache.publish(plan, files.engine)
+        cache.save_record(record, files.record)
+    _compile_kernels(files, options.sm or (gpu.sm if gpu else 0), progress)
+    if not record.verified:
+        progress(
+            "UNVERIFIED: {} was not run on a GPU; the first start on one compares it with ONNX "
+            "Runtime and refuses it if they differ.".format(files.engine)
+        )
+    return files
+
+
+def ensure(onnx_path: str, card: ModelCard, gpu: Gpu, progress: Progress = log.info) -> EngineFiles:
+    """The engine for this GPU: the cached one when it is right, else a new one, saying why.
+
+    Raises:
+        As ``build``.
+    """
+    files = cache.files_of(onnx_path)
+    precision = "fp16"
+    try:
+        precision = cache.load_record(files.record).fingerprint.precision
+    except ValueError:
+        pass  # why_stale says what is wrong with it
+    options = ConvertOptions(precision=precision)
+    version = builder.tensorrt_version(import_tensorrt())
+    wanted = _fingerprint(card, version, gpu, options)
+    reason = cache.why_stale(files, wanted)
+    if reason:
+        progress("building the engine: {}".format(reason))
+        return build(onnx_path, options, progress)
+    record = cache.load_record(files.record)
+    reason = cache.why_kernels_stale(files, record, gpu.sm)
+    if reason:
+        progress("compiling the kernels: {}".format(reason))
+        _compile_kernels(files, gpu.sm, progress)
+    if not record.verified:
+        progress("trying the engine, which was never run on a GPU")
+        record = _gate(onnx_path, card, files.engine, record, False, progress)
+        cache.save_record(
+            record._replace(kernels=cache.kernels_entry(files, gpu.sm)), files.record
+        )
+    return files
+
+
+def _gpu_or_none() -> Optional[Gpu]:
+    try:
+        return describe_gpu()
+    except DetectorError as error:
+        log.info("no GPU here: %s", error)
+        return None
+
+
+def _fingerprint(
+    card: ModelCard, tensorrt: str, gpu: Optional[Gpu], options: ConvertOptions
+) -> Fingerprint:
+    here = gpu is not None and options.sm in (0, gpu.sm)
+    return Fingerprint(
+        onnx_sha256=card.sha256,
+        tensorrt=tensorrt,
+        gpu=gpu.name if gpu is not None and here else cache.ANY_GPU,
+        sm=gpu.sm if gpu is not None and here else options.sm,
+        l4t=cache.l4t_release() if here else "",
+        precision=options.precision,
+        converter=cache.CONVERTER,
+    )
+
+
+def _record(plan: str, report: Report, fingerprint: Fingerprint) -> Record:
+    return Record(
+        fingerprint=fingerprint,
+        engine_sha256=sha256_of(plan),
+        engine_bytes=os.path.getsize(plan),
+        half_layers=report.half_layers,
+        layers=report.layers,
+        proof=report.proof,
+        workspace_mib=0,
+        verified=False,
+        parity={},
+        kernels={},
+    )
+
+
+def _gate(
+    onnx_path: str, card: ModelCard, plan: str, record: Record, force: bool, progress: Progress
+) -> Record:
+    """Compare the engine with ONNX Runtime.
+
+    Raises:
+        DetectorError: they differ, and ``force`` is not set.
+    """
+    reference = parity.onnx_answers(onnx_path, card)
+    with CudaContext(), Network(plan, card) as network:
+        result = parity.compare(reference, network.run, card, parity.golden_pictures())
+    progress(
+        "parity over {} pictures: scores differ by {:.5f} at most, mean overlap {:.5f}, {} faces, "
+        "{} missing".format(
+            result.pictures, result.score_difference, result.mean_iou, result.faces, result.missing
+        )
+    )
+    if result.problem and not force:
+        raise DetectorError(
+            "the {} engine is refused: {} (limits: scores {}, overlap {}). Convert with --precision "
+            "fp32, or with --force to use it all the same.".format(
+                record.fingerprint.precision,
+                result.problem,
+                parity.SCORE_LIMIT,
+                parity.IOU_LIMIT,
+            )
+        )
+    if result.problem:
+        progress("FORCED: the engine is used although {}".format(result.problem))
+    return record._replace(verified=True, parity=dict(result._asdict()))
+
+
+def _compile_kernels(files: EngineFiles, sm: int, progress: Progress) -> None:
+    """Compile them and note them in the record; without a GPU or compiler, say so and go on."""
+    if not sm:
+        progress("the kernels are compiled at the first start, for the GPU that is there")
+        return
+    found = compiler.find_compiler()
+    prefix = os.path.splitext(files.engine)[0]
+    compiler.compile_all(sm, prefix, found)
+    record = cache.load_record(files.record)
+    cache.save_record(record._replace(kernels=cache.kernels_entry(files, sm)), files.record)
+    progress("kernels compiled for sm_{} by {}".format(sm, found.version))
+
+
+def workspace_rungs(largest_mib: int = 0, meminfo: str = "/proc/meminfo") -> List[int]:
+    """Workspace sizes to try, in MiB, falling.
+
+    Args:
+        largest_mib: 0 takes 40 % of the memory that is available, 512 MiB at most.
+    """
+    if not largest_mib:
+        largest_mib = max(RUNGS_MIB[-1], min(RUNGS_MIB[0], int(MEMORY_SHARE * _available_mib(meminfo))))
+    return [largest_mib] + [rung for rung in RUNGS_MIB if rung < largest_mib]
+
+
+def _available_mib(meminfo: str) -> float:
+    try:
+        with open(meminfo, encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) / 1024.0
+    except OSError:
+        pass
+    return float(RUNGS_MIB[1])
+
+
+def _attempts(
+    onnx_path: str,
+    card: ModelCard,
+    plan: str,
+    files: EngineFiles,
+    options: ConvertOptions,
+    progress: Progress,
+) -> Tuple[Report, int]:
+    """Down the ladder until an attempt succeeds or fails for another reason than memory."""
+    problem = ""
+    for rung in workspace_rungs(options.workspace_mib):
+        request = _request(onnx_path, card, plan, files, options, rung)
+        report = _attempt(request, progress)
+        if not report.problem:
+            return report, rung
+        problem = report.problem
+        if not report.wants_memory:
+            break
+        progress("not enough memory with a workspace of {} MiB: {}".format(rung, problem))
+    raise DetectorError("{} cannot be converted: {}".format(onnx_path, problem))
+
+
+def _request(
+    onnx_path: str,
+    card: ModelCard,
+    plan: str,
+    files: EngineFiles,
+    options: ConvertOptions,
+    workspace_mib: int,
+) -> Request:
+    width, height = card.input.size_wh
+    count = len(card.default_boxes())
+    return Request(
+        onnx=os.path.abspath(onnx_path),
+        plan=os.path.abspath(plan),
+        report=os.path.abspath(plan) + ".report",
+        precision=options.precision,
+        workspace_mib=workspace_mib,
+        sm=options.sm,
+        timing_cache=os.path.abspath(files.timing_cache),
+        tensors={
+            card.input.name: [1, 3, height, width],
+            card.outputs.offsets: [1, count, 4],
+            card.outputs.scores: [1, count, 2],
+        },
+    )
+
+
+def _attempt(request: Request, progress: Progress) -> Report:
+    """Run one builder process to its end, or end it when we are interrupted."""
+    path = request.report + ".request"
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(request._asdict(), file)
+    command = [sys.executable, "-m", "edge_app.nvidia.builder", path]
+    root = os.path.dirname(os.path.dirname(compiler.FOLDER))
+    python_path = os.pathsep.join([root] + [p for p in [os.environ.get("PYTHONPATH", "")] if p])
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(os.environ, PYTHONPATH=python_path),
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        output = b"".join(_output_while_waiting(child, request.workspace_mib, progress))
+    except BaseException:
+        _end(child)
+        raise
+    report = builder.load_report(request.report)
+    if report is not None:
+        return report
+    killed = child.returncode == -signal.SIGKILL
+    words = output.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
+    text = "the builder ended with status {}: {}".format(child.returncode, words[0])
+    if killed:
+        text = "the builder was killed, as the kernel does for want of memory"
+    return Report(text, killed, "", 0, 0, "")
+
+
+def _output_while_waiting(
+    child: "subprocess.Popen[bytes]", workspace_mib: int, progress: Progress
+) -> Iterator[bytes]:
+    """Until it ends; a heartbeat for whoever watches."""
+    started = time.monotonic()
+    while True:
+        try:
+            yield child.communicate(timeout=HEARTBEAT_S)[0]
+            return
+        except subprocess.TimeoutExpired:
+            progress(
+                "building the engine, {:.0f} s so far, workspace {} MiB; some minutes on a "
+                "Nano".format(time.monotonic() - started, workspace_mib)
+            )
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.communicate(timeout=STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+
+
+def _die_with_parent() -> None:
+    """In the child: a build must not go on for minutes after the program was killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
