@@ -183,9 +183,7 @@ class GStreamerCamera(Camera):
             raise EndOfStream(self.name)
         limit_s = self._silence_s if self._next_number else self._launch.first_frame_s
         if time.monotonic() - self._heard_at >= limit_s:
-            raise CameraError(
-                "{}: no frame for {:.1f} s. {}".format(self.name, limit_s, self._launch.advice)
-            )
+            raise self._complaint("no frame for {:.1f} s".format(limit_s))
 
     def _error(self) -> Exception:
         text, advice = self._failure or ("cannot be started", self._launch.advice)

@@ -94,6 +94,8 @@ def _incomplete(data: bytes) -> Optional[str]:
         return "a PNG that ends too early"
     if data.startswith(b"\xff\xd8") and not _jpeg_ends(data):
         return "a JPEG that ends too early"
+    if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        return "a WebP that ends too early"
     return None
 
 

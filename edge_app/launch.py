@@ -9,8 +9,9 @@ from typing import Any, Dict, NamedTuple
 
 from edge_app.config import FLIPS, CameraSettings
 
-# The eight names are those of nvvidconv's flip-method, in the order of its numbers; videoflip has its own.
-_VIDEOFLIP_METHODS = (0, 3, 2, 1, 4, 7, 5, 6)
+# The eight names are those of nvvidconv's flip-method, in the order of its numbers. videoflip has its
+# own numbers; its older property "method" does nothing to files that carry an orientation (1.22.0).
+_VIDEOFLIP_DIRECTIONS = (0, 3, 2, 1, 4, 7, 5, 6)
 _LIVE_SINK = "appsink name=appsink drop=true max-buffers=1 sync=false"
 _FILE_SINK = "appsink name=appsink drop=false max-buffers=2 sync=false"
 _CSI_ADVICE = (
@@ -110,7 +111,9 @@ def _to_bgr(flip: str, jetson: bool) -> str:
     if jetson:
         turn = "nvvidconv flip-method={} ! video/x-raw, format=BGRx ! ".format(number)
     elif number:
-        turn = "videoconvert ! videoflip method={} ! ".format(_VIDEOFLIP_METHODS[number])
+        turn = "videoconvert ! videoflip video-direction={} ! ".format(
+            _VIDEOFLIP_DIRECTIONS[number]
+        )
     else:
         turn = ""
     return turn + "videoconvert ! video/x-raw, format=BGR"
