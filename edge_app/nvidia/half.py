@@ -25,6 +25,8 @@ def cast_to_half(onnx_path: str, half_path: str) -> float:
     """
     try:
         import onnx
+        import onnx.numpy_helper
+        import onnx.shape_inference
     except ImportError as error:
         raise DetectorError(
             "this TensorRT takes the precision from the model, and rewriting it needs the onnx "

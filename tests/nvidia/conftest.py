@@ -7,14 +7,16 @@ compiled from this repository's own files is kept there under the hash of those 
 import ctypes
 import glob
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+import small_ssd
 from kernel_runner import Runner
 from standins import HERE, STANDIN, StandIn, compiled_kernels, hash_of, libcuda
 
-from edge_app.nvidia import compiler
+from edge_app.nvidia import compiler, convert
 
 
 @pytest.fixture(scope="session")
@@ -108,3 +110,26 @@ def tensorrt(monkeypatch):
 
     yield use
     sys.modules.pop("tensorrt", None)
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory):
+    """Folder of converted models, one a release, made when first wanted."""
+    return tmp_path_factory.mktemp("converted")
+
+
+@pytest.fixture
+def converted(standin, nvcc, tensorrt, templates, tmp_path):
+    """Function: path of a small model in ``tmp_path`` with its engine and kernels of a release."""
+
+    def copy(release="8.2.1"):
+        tensorrt(release)
+        template = templates / release
+        if not template.exists():
+            template.mkdir()
+            convert.build(small_ssd.write(template), progress=lambda text: None)
+        for path in template.iterdir():
+            shutil.copy(str(path), str(tmp_path))
+        return str(tmp_path / "small_ssd.onnx")
+
+    return copy

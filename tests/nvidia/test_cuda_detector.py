@@ -1,11 +1,9 @@
 """The whole detector: the real pycuda on the stand-in driver, our kernels, TensorRT's stand-in."""
 
-import os
 import threading
 
 import numpy as np
 import pytest
-import small_ssd
 
 from edge_app import boxes
 from edge_app.config import DetectorSettings
@@ -18,17 +16,13 @@ RELEASES = ("8.2.1", "8.6.1", "10.3.0")  # those with an FP16 flag: the stand-in
 
 
 @pytest.fixture
-def model(tmp_path):
-    return small_ssd.write(tmp_path)
+def settings(converted):
+    """Of a model with engine, as TensorRT 8.2.1 made it."""
+    return DetectorSettings(model=converted(), threads=1)
 
 
 @pytest.fixture
-def settings(model):
-    return DetectorSettings(model=model, threads=1)
-
-
-@pytest.fixture
-def machine(standin, nvcc, tensorrt):
+def machine(standin):
     """A Jetson as far as our code can tell; nothing may be left alive on it at the end."""
     assert standin.alive() == {}
     yield standin
@@ -43,8 +37,8 @@ def assert_same_faces(found, wanted, size_wh):
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_boxes_are_those_of_the_cpu_detector(machine, tensorrt, settings, release):
-    tensorrt(release)
+def test_the_boxes_are_those_of_the_cpu_detector(machine, converted, release):
+    settings = DetectorSettings(model=converted(release), threads=1)
     scene, counts = Scene((320, 180), faces=4), []
     with CudaDetector(settings) as cuda, OnnxDetector(settings) as cpu:
         assert release in cuda.description and "sm_53" in cuda.description
@@ -58,8 +52,7 @@ def test_the_boxes_are_those_of_the_cpu_detector(machine, tensorrt, settings, re
     assert max(counts) > 30 and min(counts) < 10
 
 
-def test_any_frame_size_and_layout(machine, tensorrt, settings):
-    tensorrt("8.2.1")
+def test_any_frame_size_and_layout(machine, settings):
     random = np.random.RandomState(3)
     with CudaDetector(settings) as cuda, OnnxDetector(settings) as cpu:
         for height, width in ((96, 96), (1, 1), (333, 517), (96, 96), (72, 128)):
@@ -70,8 +63,7 @@ def test_any_frame_size_and_layout(machine, tensorrt, settings):
                 assert_same_faces(cuda.detect(view, 0.5), wanted, (width, height))
 
 
-def test_a_discrete_gpu_gets_the_frame_by_copy(machine, tensorrt, settings, monkeypatch):
-    tensorrt("8.2.1")
+def test_a_discrete_gpu_gets_the_frame_by_copy(machine, settings, monkeypatch):
     monkeypatch.setenv("CUDA_STANDIN_DISCRETE", "1")
     pixels = Scene((320, 180)).render(0)
     with CudaDetector(settings) as cuda, OnnxDetector(settings) as cpu:
@@ -79,8 +71,7 @@ def test_a_discrete_gpu_gets_the_frame_by_copy(machine, tensorrt, settings, monk
             assert_same_faces(cuda.detect(pixels, 0.5), cpu.detect(pixels, 0.5), (320, 180))
 
 
-def test_every_default_box_over_the_threshold_and_an_overflow(machine, tensorrt, settings):
-    tensorrt("8.2.1")
+def test_every_default_box_over_the_threshold_and_an_overflow(machine, settings):
     pixels = Scene((320, 180)).render(0)
     few = settings._replace(max_candidates=100, max_faces=7)
     with CudaDetector(few) as cuda, OnnxDetector(few) as cpu:
@@ -90,17 +81,15 @@ def test_every_default_box_over_the_threshold_and_an_overflow(machine, tensorrt,
         assert_same_faces(cuda.detect(pixels, 0.0), cpu.detect(pixels, 0.0), (320, 180))
 
 
-def test_the_network_s_tensors_are_bit_for_bit_those_of_the_cpu(machine, tensorrt, settings):
+def test_the_network_s_tensors_are_bit_for_bit_those_of_the_cpu(machine, settings):
     """At the network's own size, where stretching is the identity."""
-    tensorrt("8.2.1")
     pixels = Scene((96, 96)).render(0)
     with CudaDetector(settings) as cuda, OnnxDetector(settings) as cpu:
         found, wanted = cuda.detect(pixels, 0.5), cpu.detect(pixels, 0.5)
     assert found.scores.tolist() == wanted.scores.tolist()
 
 
-def test_a_network_that_says_nan_is_reported(machine, tensorrt, settings, monkeypatch):
-    tensorrt("8.2.1")
+def test_a_network_that_says_nan_is_reported(machine, settings, monkeypatch):
     with CudaDetector(settings) as cuda:
         monkeypatch.setenv("TRT_STANDIN_NOISE", "nan")
         with pytest.raises(DetectorError, match="only NaN"):
@@ -109,8 +98,7 @@ def test_a_network_that_says_nan_is_reported(machine, tensorrt, settings, monkey
         assert len(cuda.detect(Scene((96, 96)).render(0), 0.5)) > 0
 
 
-def test_open_and_close_again_and_again_leaves_nothing(machine, tensorrt, settings):
-    tensorrt("8.2.1")
+def test_open_and_close_again_and_again_leaves_nothing(machine, settings):
     pixels, counts = Scene((320, 180)).render(0), set()
     for _ in range(10):
         detector = CudaDetector(settings)
@@ -125,12 +113,9 @@ def test_open_and_close_again_and_again_leaves_nothing(machine, tensorrt, settin
 
 
 def test_out_of_memory_at_any_allocation_frees_everything(
-    machine, tensorrt, settings, monkeypatch
+    machine, settings, monkeypatch
 ):
-    tensorrt("8.2.1")
     pixels = Scene((96, 96)).render(0)
-    with CudaDetector(settings):
-        pass  # build once
     failures = 0
     for nth in range(1, 40):
         monkeypatch.setenv("CUDA_STANDIN_FAIL_ALLOC", str(nth))
@@ -151,9 +136,8 @@ def test_out_of_memory_at_any_allocation_frees_everything(
 
 @pytest.mark.parametrize("nth", range(1, 6))
 def test_a_gpu_lost_in_the_middle_is_named_and_everything_freed(
-    machine, tensorrt, settings, monkeypatch, nth
+    machine, settings, monkeypatch, nth
 ):
-    tensorrt("8.2.1")
     pixels = Scene((96, 96)).render(0)
     with pytest.raises(DetectorError, match="looking for faces.*launch failure.*start it again"):
         with CudaDetector(settings) as cuda:
@@ -167,9 +151,9 @@ def test_a_gpu_lost_in_the_middle_is_named_and_everything_freed(
 
 
 def test_an_engine_that_fails_in_the_middle_gives_tensorrt_s_own_words(
-    machine, tensorrt, settings, monkeypatch
+    machine, converted, monkeypatch
 ):
-    tensorrt("10.3.0")
+    settings = DetectorSettings(model=converted("10.3.0"), threads=1)
     pixels = Scene((96, 96)).render(0)
     with pytest.raises(DetectorError, match="Error Code 1: Cuda Runtime"):
         with CudaDetector(settings) as cuda:
@@ -178,9 +162,8 @@ def test_an_engine_that_fails_in_the_middle_gives_tensorrt_s_own_words(
             cuda.detect(pixels, 0.5)
 
 
-def test_two_threads_one_after_the_other(machine, tensorrt, settings):
+def test_two_threads_one_after_the_other(machine, settings):
     """The pipeline's detector thread opens and closes it; a restart does so on another thread."""
-    tensorrt("8.2.1")
     pixels, found = Scene((96, 96)).render(0), []
 
     def work():
@@ -194,32 +177,29 @@ def test_two_threads_one_after_the_other(machine, tensorrt, settings):
     assert len(found) == 2 and found[0] == found[1] > 0
 
 
-def test_a_frame_that_is_none_is_refused(machine, tensorrt, settings):
-    tensorrt("8.2.1")
+def test_a_frame_that_is_none_is_refused(machine, settings):
     with CudaDetector(settings) as cuda:
         with pytest.raises(DetectorError, match=r"must be \(H, W, 3\) uint8, not \(4, 4\)"):
             cuda.detect(np.zeros((4, 4), np.uint8), 0.5)
 
 
-def test_the_wrong_card_is_told_before_anything_is_built(machine, tensorrt, settings):
-    tensorrt("8.2.1")
+def test_the_wrong_card_is_told_before_anything_is_built(machine, settings):
     with open(settings.model, "ab") as file:
         file.write(b"x")
+    said = []
     with pytest.raises(CardError, match="does not match its card"):
-        with CudaDetector(settings):
+        with CudaDetector(settings, said.append):
             pass
-    assert not os.path.exists(settings.model[:-5] + ".engine")
+    assert said == []
 
 
-def test_without_a_gpu_or_driver_the_reason_is_told(standin, tensorrt, settings, monkeypatch):
-    tensorrt("8.2.1")
+def test_without_a_gpu_the_reason_is_told(machine, settings, monkeypatch):
     monkeypatch.setenv("CUDA_STANDIN_NODEV", "1")
     with pytest.raises(DetectorError, match="no CUDA-capable device"):
         open_cuda_detector(settings)
 
 
-def test_it_opens_by_its_one_entry(machine, tensorrt, settings):
-    tensorrt("8.2.1")
+def test_it_opens_by_its_one_entry(machine, settings):
     with open_cuda_detector(settings) as detector:
         faces = detector.detect(Scene((96, 96)).render(0), 0.5)
     assert faces.boxes.shape == (len(faces), 4)
