@@ -149,14 +149,14 @@ def test_broken_clips_are_one_clear_line(backend, movie, tmp_path, kind):
 
 
 def test_clip_that_is_only_a_beginning_is_given_up(gstreamer, movie, tmp_path):
-    """GStreamer says nothing at all about an MPEG-4 file that ends after its type."""
+    """In most runs decodebin swallows the error about an MPEG-4 file that ends after its type."""
     path = str(tmp_path / "beginning.mp4")
     with open(movie, "rb") as whole, open(path, "wb") as file:
         file.write(whole.read(24))
     line = clip(path, SMALL, False)
     assert line.first_frame_s >= 5
     camera = GStreamerCamera(path, line._replace(first_frame_s=0.5), 0.5)
-    with pytest.raises(ImageError, match="beginning.mp4: no frame for 0.5 s"):
+    with pytest.raises(ImageError, match="beginning.mp4: (no frame for 0.5 s|This file)"):
         read_all(camera)
 
 
