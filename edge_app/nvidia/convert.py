@@ -83,7 +83,10 @@ def build(
             record = _gate(onnx_path, card, plan, record, options.force, progress)
         cache.publish(plan, files.engine)
         cache.save_record(record, files.record)
-    _compile_kernels(files, options.sm or (gpu.sm if gpu else 0), progress)
+    if gpu is not None and options.sm in (0, gpu.sm):
+        _compile_kernels(files, gpu.sm, progress)
+    else:
+        _try_to_compile_kernels(files, options.sm, progress)
     if not record.verified:
         progress(
             "UNVERIFIED: {} was not run on a GPU; the first start on one compares it with ONNX "
@@ -196,16 +199,23 @@ def _gate(
 
 
 def _compile_kernels(files: EngineFiles, sm: int, progress: Progress) -> None:
-    """Compile them and note them in the record; without a GPU or compiler, say so and go on."""
-    if not sm:
-        progress("the kernels are compiled at the first start, for the GPU that is there")
-        return
+    """Compile them and note them in the record."""
     found = compiler.find_compiler()
-    prefix = os.path.splitext(files.engine)[0]
-    compiler.compile_all(sm, prefix, found)
+    compiler.compile_all(sm, os.path.splitext(files.engine)[0], found)
     record = cache.load_record(files.record)
     cache.save_record(record._replace(kernels=cache.kernels_entry(files, sm)), files.record)
     progress("kernels compiled for sm_{} by {}".format(sm, found.version))
+
+
+def _try_to_compile_kernels(files: EngineFiles, sm: int, progress: Progress) -> None:
+    """For a GPU that is not here; what cannot be done now is done at the first start there."""
+    reason = "no GPU was named"
+    if sm:
+        try:
+            return _compile_kernels(files, sm, progress)
+        except DetectorError as error:
+            reason = str(error)
+    progress("the kernels are compiled at the first start on the GPU: {}".format(reason))
 
 
 def workspace_rungs(largest_mib: int = 0, meminfo: str = "/proc/meminfo") -> List[int]:
