@@ -1,5 +1,6 @@
 """The whole detector: the real pycuda on the stand-in driver, our kernels, TensorRT's stand-in."""
 
+import shutil
 import threading
 
 import numpy as np
@@ -50,6 +51,24 @@ def test_the_boxes_are_those_of_the_cpu_detector(machine, converted, release):
                 counts.append(len(found))
         assert cuda.times.network_s > 0 and cuda.overflow == cpu.overflow == 0
     assert max(counts) > 30 and min(counts) < 10
+
+
+def test_the_trained_network_on_the_test_scene(machine, nvcc, tensorrt, tmp_path):
+    """The model of the repository, frames of 1280x720: the same faces as the CPU detector's."""
+    tensorrt("8.2.1")
+    for ending in (".onnx", ".json"):
+        shutil.copy(DetectorSettings().model[:-5] + ending, str(tmp_path / ("model" + ending)))
+    settings = DetectorSettings(model=str(tmp_path / "model.onnx"), threads=1)
+    scene, compared = Scene(faces=6), 0
+    with CudaDetector(settings) as cuda, OnnxDetector(settings) as cpu:
+        for number in range(0, 60, 12):
+            pixels = scene.render(number)
+            for threshold in (0.95, 0.05) if number else (0.0,):  # 0.0: every default box
+                found, wanted = cuda.detect(pixels, threshold), cpu.detect(pixels, threshold)
+                assert_same_faces(found, wanted, scene.size_wh)
+                compared += len(found)
+        assert cuda.overflow == cpu.overflow > 0
+    assert compared > 500
 
 
 def test_any_frame_size_and_layout(machine, settings):

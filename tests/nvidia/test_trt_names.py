@@ -99,8 +99,8 @@ def test_no_other_name_is_used():
             if isinstance(node, ast.Attribute) and _root(node) in TENSORRT_OBJECTS:
                 used.add(node.attr)
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("hasattr", "getattr"):
-                word = node.args[1]
-                used.add(word.value if hasattr(word, "value") else word.s)
+                word = getattr(node.args[1], "value", getattr(node.args[1], "s", None))
+                used.update([word] if isinstance(word, str) else [])
     assert len(used) > 40
     assert used - known <= OF_OTHER_OBJECTS
 
