@@ -19,8 +19,8 @@ __all__ = ["KNOWN", "Camera", "find_camera", "is_jetson", "open_camera", "withou
 log = logging.getLogger(__name__)
 
 KNOWN = (
-    "auto, csi://0, v4l2:///dev/video0, rtsp://..., rtsps://..., a video file, an image, a folder of "
-    "images, test://?faces=6&seconds=0&live=1, gst://LAUNCH LINE"
+    "auto, csi://0, v4l2:///dev/video0, rtsp://..., rtsps://..., a video file, an image, "
+    "a folder of images, test://?faces=6&seconds=0&live=1, gst://LAUNCH LINE"
 )
 _DEFAULT_FACES = 6
 
@@ -71,7 +71,7 @@ def is_jetson(root: str = "/") -> bool:
 
 
 def find_camera(root: str = "/") -> str:
-    """What ``auto`` means here: the CSI camera of a Jetson, else the first USB one, else the scene."""
+    """What ``auto`` means here: the CSI camera of a Jetson, else the first USB one, else a scene."""
     if is_jetson(root):
         return "csi://0"
     devices = _devices(root)

@@ -1,4 +1,4 @@
-"""Frames out of GStreamer, through PyGObject: a bounded pull, bus messages as events, a bounded stop."""
+"""Frames out of GStreamer, by PyGObject: bounded pull, bus messages as events, bounded stop."""
 
 import logging
 import threading
@@ -46,8 +46,8 @@ def load_gstreamer() -> Any:
 class GStreamerCamera(Camera):
     """A pipeline that ends in an appsink.
 
-    A live frame's capture time comes from its presentation time on the pipeline's clock; a file's is
-    the moment it was read. Frames are counted where they reach the appsink, so that a gap in their
+    A live frame's capture time comes from its presentation time on the pipeline's clock; a file's
+    is the moment it was read. Frames are counted where they reach the appsink, so that a gap in their
     numbers is what the appsink dropped for newer ones.
 
     Args:
@@ -102,7 +102,7 @@ class GStreamerCamera(Camera):
                 return None
 
     def close(self) -> None:
-        """Stop the pipeline; when the driver does not let go in time, leave it and become ``stuck``."""
+        """Stop the pipeline; if the driver does not let go in time, leave it: ``stuck``."""
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is None or self.stuck:
             return
@@ -225,14 +225,14 @@ class GStreamerCamera(Camera):
 
 
 def _pixels(sample: Any, gst: Any) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, our own copy; rows in the buffer are padded to a multiple of four bytes."""
+    """(H, W, 3) uint8 BGR, our own copy; rows in the buffer are padded to four bytes."""
     shape = sample.get_caps().get_structure(0)
     width, height = shape.get_value("width"), shape.get_value("height")
     stride = (3 * width + 3) // 4 * 4
     buffer = sample.get_buffer()
     done, mapped = buffer.map(gst.MapFlags.READ)
     if not done:
-        raise CameraError("a frame's memory cannot be read; is the machine out of memory?")
+        raise CameraError("GStreamer: a frame cannot be mapped; is the machine out of memory?")
     try:
         data = mapped.data  # PyGObject copies here, into bytes; newer bindings give a memoryview
         if not isinstance(data, bytes):
@@ -244,7 +244,7 @@ def _pixels(sample: Any, gst: Any) -> np.ndarray:
 
 
 def _within(limit_s: float, call: Callable[[], Any]) -> Any:
-    """The result of ``call``, or ``None`` when it has not returned in time; it is then left behind."""
+    """The result of ``call``, or ``None`` when it does not return in time and is left behind."""
     results = []
     thread = threading.Thread(
         target=lambda: results.append(call()), name="gstreamer state", daemon=True

@@ -11,7 +11,7 @@ ENDINGS = (".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".ti
 
 
 def list_images(paths: Sequence[str]) -> List[str]:
-    """Files as they are given, folders (and those inside them) sorted by name, in the order of ``paths``.
+    """Files as given, folders (and those inside them) sorted by name, in the order of ``paths``.
 
     A file is taken whatever its ending, since somebody asked for it; in a folder only ``ENDINGS``
     count and hidden files do not.

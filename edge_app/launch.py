@@ -9,8 +9,8 @@ from typing import Any, Dict, NamedTuple
 
 from edge_app.config import FLIPS, CameraSettings
 
-# The eight names are those of nvvidconv's flip-method, in the order of its numbers. videoflip has its
-# own numbers; its older property "method" does nothing to files that carry an orientation (1.22.0).
+# The eight names are those of nvvidconv's flip-method, in the order of its numbers. videoflip has
+# its own; its older property "method" does nothing to files that carry an orientation (1.22.0).
 _VIDEOFLIP_DIRECTIONS = (0, 3, 2, 1, 4, 7, 5, 6)
 _LIVE_SINK = "appsink name=appsink drop=true max-buffers=1 sync=false"
 _FILE_SINK = "appsink name=appsink drop=false max-buffers=2 sync=false"
@@ -31,7 +31,7 @@ class Launch(NamedTuple):
 
 
 def csi(sensor: int, settings: CameraSettings) -> Launch:
-    """A ribbon-cable camera of a Jetson, through Argus, which chooses the sensor's mode by the caps."""
+    """A ribbon-cable camera of a Jetson, through Argus, which picks the sensor's mode by the caps."""
     text = (
         "nvarguscamerasrc sensor-id={} ! video/x-raw(memory:NVMM), width={}, height={}, "
         "format=NV12, framerate={} ! {} ! {}"

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class FolderCamera(Camera):
-    """Every image a frame, in the order of ``list_images``; one that cannot be read is left out and counted.
+    """Every image a frame, in the order of ``list_images``; unreadable ones are left out and counted.
 
     Args:
         name: for messages.

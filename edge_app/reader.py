@@ -74,7 +74,7 @@ class ReaderCamera(Camera):
         return None
 
     def close(self) -> None:
-        """Stop the thread; when OpenCV does not come back in time, leave it and become ``stuck``."""
+        """Stop the thread; if OpenCV does not come back in time, leave it: ``stuck``."""
         thread, self._thread = self._thread, None
         if thread is None:
             return

@@ -1,7 +1,7 @@
 """The generated test scene: a moving camera over copies of one portrait, with the true face boxes.
 
 Everything is a function of the frame's number, so any frame can be drawn, and its truth asked for,
-without those before it. Lengths inside are in *heights of the frame*: a scene looks alike at any size.
+without those before it. Lengths inside are in *heights of the frame*: it looks alike at any size.
 
     python3 -m edge_app.scene OUT.mp4 [--seconds 10] [--size 1280x720] [--rate 30] [--faces 6]
 """
@@ -217,7 +217,7 @@ def _pan(seconds: float) -> float:
 
 
 def _matrix(side_px: int, size: float, x: float, y: float, lean_deg: float) -> np.ndarray:
-    """From a square sprite to the frame: ``x, y`` is the place of its centre, ``size`` its height."""
+    """From a square sprite to the frame: ``x, y`` is where its centre goes, ``size`` its height."""
     scale = size / side_px
     cosine = scale * math.cos(math.radians(lean_deg))
     sine = scale * math.sin(math.radians(lean_deg))

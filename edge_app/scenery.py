@@ -62,7 +62,7 @@ def cut_out() -> np.ndarray:
 
 
 def recoloured(portrait: np.ndarray, hue: int) -> np.ndarray:
-    """Premultiplied copy whose suit, all that is strongly orange below the chin, has another hue."""
+    """Premultiplied copy whose suit, what is strongly orange below the chin, has another hue."""
     import cv2
 
     picture, alpha = portrait[:, :, :3], portrait[:, :, 3:]

@@ -1,4 +1,4 @@
-"""What every source of frames has in common; ``camera.open_camera`` makes the one a URI asks for."""
+"""What every source of frames has in common; ``camera.open_camera`` makes one from a URI."""
 
 from types import TracebackType
 from typing import Optional, Type
@@ -7,7 +7,7 @@ from edge_app.frames import Frame
 
 
 class Camera:
-    """A source of frames: opened, read and closed by one thread, through ``with``; may be opened again.
+    """A source of frames: opened, read and closed by one thread, by ``with``; may be opened again.
 
     Args:
         name: its URI without passwords, for messages.
