@@ -56,7 +56,7 @@ def read_list(path: str) -> Iterator[Tuple[str, np.ndarray]]:
                 [float(number) for number in line.split()]
                 for line in lines[position + 2 : position + 2 + max(count, 1)]
             ]
-            faces = np.asarray(rows, np.float32).reshape(-1, 10)
+            faces = np.asarray(rows, np.float32).reshape(max(count, 1), 10)
         except (IndexError, ValueError) as error:
             raise ConfigError(
                 "{}: the entry of {} (non-empty line {}) is not WIDER FACE's: {}.".format(

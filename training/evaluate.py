@@ -285,7 +285,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     options = parser.parse_args(arguments)
     wider, near = (os.path.join(options.data, name) for name in ("wider", "near"))
     settings = DetectorSettings(
-        model=options.onnx, threads=options.threads, max_candidates=100000, max_faces=1000
+        model=options.onnx, threads=options.threads, max_candidates=2000, max_faces=1000
     )
     with OnnxDetector(settings) as detector:
         if options.calibrate:

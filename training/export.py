@@ -154,6 +154,16 @@ def stamp(path: str, about: Dict[str, Any]) -> None:
     onnx.save(graph, path)
 
 
+def save_weights(network: model.SSD, path: str) -> None:
+    """Weights for ``training.train --init``: convolutions as float16, half the size, all else exact."""
+    arrays = {}
+    for name, value in network.state_dict().items():
+        array = value.cpu().numpy()
+        arrays[name] = array.astype(np.float16) if array.ndim == 4 else array
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
 def export(
     network: model.SSD,
     input_wh: Tuple[int, int],
@@ -204,15 +214,18 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="training.export", description=__doc__)
     parser.add_argument("model", choices=sorted(model.MODELS))
     parser.add_argument("--weights", required=True, help="a checkpoint (.pt) or weights (.npz)")
-    parser.add_argument("--size", type=train.size, default=[320, 320], help="of the input, as 320x320")
+    parser.add_argument("--size", type=train.size, help="of the input, as 320x320; default the model's own")
     parser.add_argument("--out", default="engines", help="folder")
     parser.add_argument("--name", help="of the files; default the model's")
     parser.add_argument("--factor", type=float, default=1.0, help="calibration (training.evaluate)")
     parser.add_argument("--shift", type=float, default=0.0, help="calibration")
+    parser.add_argument("--save-weights", help="write the weights to this .npz as well")
     parser.add_argument("--note", default="", help="how it was trained, for the card")
     options = parser.parse_args(arguments or None)
     network = model.MODELS[options.model]()
     train.load_weights(network, options.weights)
+    if options.save_weights:
+        save_weights(network, options.save_weights)
     about: Dict[str, Any] = {
         "data": "80% of WIDER FACE's validation split and four small sets (6,227 images)",
         "note": options.note,
@@ -221,7 +234,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         state = torch.load(options.weights, map_location="cpu", weights_only=True)
         about.update(steps=state["step"], batch=state["options"]["batch"], recipe=state["recipe"])
     export(
-        network, tuple(options.size), options.out, options.name or options.model, about,
+        network, tuple(options.size or network.input_wh), options.out, options.name or options.model, about,
         Calibration(options.factor, options.shift),
     )  # fmt: skip
 

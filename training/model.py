@@ -5,7 +5,8 @@ unless another source is named. All networks are fully convolutional: any input 
 have ``ceil(side / stride)`` cells, and the default boxes keep their size in pixels.
 """
 
-from typing import Callable, List, NamedTuple, Sequence, Tuple
+import re
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from edge_app.boxes import BoxLayer, face_layers
+from edge_app.boxes import BoxLayer, face_layers, paper_layers
 from edge_app.errors import ConfigError
 
 VARIANCES = (0.1, 0.2)  # of centre and size, as in the authors' own code
@@ -43,6 +44,7 @@ class SSD(nn.Module):
         heads: for each map a module that gives (B, boxes * 6, h, w): 4 offsets and 2 logits a box.
         layers: input size (width, height) in pixels -> default-box table.
         preparation: of the pixels.
+        input_wh: size it is meant for; others work as well.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class SSD(nn.Module):
         heads: Sequence[nn.Module],
         layers: Callable[[Tuple[int, int]], List[BoxLayer]],
         preparation: Preparation,
+        input_wh: Tuple[int, int],
     ) -> None:
         super().__init__()
         self.name = name
+        self.input_wh = input_wh
         self.body = body
         self.heads = nn.ModuleList(heads)
         self.layers = layers
@@ -71,7 +75,7 @@ class SSD(nn.Module):
         A batch of 16 pictures estimates them worse than ImageNet did, and it saves a third of the time.
         """
         super().train(mode)
-        if self.norm_frozen:
+        if self.norm_frozen and mode:
             self.body.backbone.eval()
         return self
 
@@ -87,8 +91,8 @@ class SSD(nn.Module):
         offsets, logits = [], []
         for head, feature in zip(self.heads, self.body(pictures)):
             box, score = head(feature)
-            offsets.append(box.permute(0, 2, 3, 1).reshape(len(box), -1, 4))
-            logits.append(score.permute(0, 2, 3, 1).reshape(len(score), -1, 2))
+            offsets.append(box.permute(0, 2, 3, 1).reshape(box.shape[0], -1, 4))
+            logits.append(score.permute(0, 2, 3, 1).reshape(score.shape[0], -1, 2))
         return torch.cat(offsets, 1), torch.cat(logits, 1)
 
 
@@ -225,6 +229,11 @@ class MobileNetV2(nn.Module):
                 c_in = channels
         self.features = nn.Sequential(*blocks)
 
+    def adapt(self, arrays: Dict[str, np.ndarray]) -> Dict[str, Tensor]:
+        """Weights under our names; they are torchvision's already."""
+        ours = self.state_dict()
+        return {name: torch.from_numpy(array) for name, array in arrays.items() if name in ours}
+
     def freeze(self, blocks: int) -> None:
         """Leave the first ``blocks`` as they are: the finest maps cost most and change least."""
         self.features[:blocks].requires_grad_(False)
@@ -296,10 +305,241 @@ def ssd_mobilenet_v2() -> SSD:
     def layers(input_wh: Tuple[int, int]) -> List[BoxLayer]:
         return face_layers(input_wh, FACE_SIZES, FACE_STEPS, FACE_ASPECT)
 
-    return SSD("ssd_mobilenet_v2", body, heads, layers, IMAGENET_RGB)
+    return SSD("ssd_mobilenet_v2", body, heads, layers, IMAGENET_RGB, (320, 320))
 
 
-MODELS = {"ssd_mobilenet_v2": ssd_mobilenet_v2}
+# ---- SSD300 with VGG-16 -------------------------------------------------------------------------
+
+# Of the Caffe model that SSD started from: BGR, only the mean taken off.
+CAFFE_BGR = Preparation("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
+
+
+class Vgg16(nn.Module):
+    """The 13 convolutions of VGG-16, giving conv4_3 (stride 8) and conv5_3 (stride 16)."""
+
+    WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+    def __init__(self) -> None:
+        super().__init__()
+        c_in, blocks = 3, []
+        for widths in self.WIDTHS:
+            layers = []
+            for width in widths:
+                layers += [nn.Conv2d(c_in, width, 3, padding=1), nn.ReLU(inplace=True)]
+                c_in = width
+            blocks.append(nn.Sequential(*layers))
+        self.blocks = nn.ModuleList(blocks)
+        for conv in self.convolutions():  # He et al. 2015: what lets 13 layers learn from nothing
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+
+    def freeze(self, convolutions: int) -> None:
+        """Leave the first convolutions as they are."""
+        for conv in self.convolutions()[:convolutions]:
+            conv.requires_grad_(False)
+
+    def convolutions(self) -> List[nn.Conv2d]:
+        """All 13, in order."""
+        return [part for part in self.blocks.modules() if isinstance(part, nn.Conv2d)]
+
+    def forward(self, x: Tensor) -> List[Tensor]:
+        """(B, 3, H, W) -> maps of stride 8 and 16, 512 channels each."""
+        maps = []
+        for number, block in enumerate(self.blocks):
+            if number:  # rounded up, so that 75 cells become 38
+                x = functional.max_pool2d(x, 2, ceil_mode=True)
+            x = block(x)
+            maps.append(x)
+        return maps[3:]
+
+    def adapt(self, arrays: Dict[str, np.ndarray]) -> Dict[str, Tensor]:
+        """Weights under our names, from torchvision's state dict or a Caffe-style ``block1_conv1``.
+
+        torchvision's network wants RGB divided by a deviation; its first layer is rewritten for ours.
+        """
+        state, is_torchvision = {}, any(name.startswith("features.") for name in arrays)
+        names = sorted(
+            {name.rsplit(".", 1)[0] for name in arrays if re.match(r"features\.\d+\.", name)},
+            key=lambda name: int(name.split(".")[1]),
+        )
+        if not is_torchvision:
+            names = [
+                "block{}_conv{}".format(block + 1, conv + 1)
+                for block, widths in enumerate(self.WIDTHS)
+                for conv in range(len(widths))
+            ]
+        ours = [name[: -len(".weight")] for name in self.state_dict() if name.endswith("weight")]
+        for mine, theirs in zip(ours, names):
+            parts = [value for name, value in arrays.items() if re.search(theirs + r"\b|" + theirs + "_", name)]
+            for value in parts:
+                if value.ndim == 4:
+                    is_hwio = value.shape[:2] == (3, 3)
+                    value = value.transpose(3, 2, 0, 1) if is_hwio else value
+                if value.ndim in (1, 4):
+                    kind = "weight" if value.ndim == 4 else "bias"
+                    state[mine + "." + kind] = torch.from_numpy(np.ascontiguousarray(value)).float()
+        if is_torchvision and ours[0] + ".weight" in state:
+            _from_rgb(state, ours[0])
+        return state
+
+
+def _from_rgb(state: Dict[str, Tensor], layer: str) -> None:
+    """Rewrite a first layer made for ``IMAGENET_RGB`` to take ``CAFFE_BGR``, in place."""
+    scale = torch.tensor(IMAGENET_RGB.scale)
+    shift = torch.tensor(CAFFE_BGR.mean).flip(0) - torch.tensor(IMAGENET_RGB.mean)
+    weight = state[layer + ".weight"] * scale.view(1, 3, 1, 1)
+    state[layer + ".bias"] = state[layer + ".bias"] + (weight.sum((2, 3)) * shift).sum(1)
+    state[layer + ".weight"] = weight.flip(1).contiguous()
+
+
+class L2Norm(nn.Module):
+    """Each cell's features to a learned length, at first 20 (section 3.1; Liu et al., ParseNet)."""
+
+    def __init__(self, channels: int, length: float = 20.0) -> None:
+        super().__init__()
+        self.length = nn.Parameter(torch.full((1, channels, 1, 1), length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape."""
+        return x / (x.norm(dim=1, keepdim=True) + 1e-6) * self.length
+
+
+class Ssd300Body(nn.Module):
+    """VGG-16 with fc6 and fc7 as convolutions and four extra pairs of layers (section 3, figure 2)."""
+
+    CHANNELS = (512, 1024, 512, 256, 256, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Vgg16()
+        self.norm = L2Norm(512)
+        self.top = nn.Sequential(
+            nn.MaxPool2d(3, stride=1, padding=1),
+            nn.Conv2d(512, 1024, 3, padding=6, dilation=6),  # fc6 "a trous": sees as far as 7x7 did
+            nn.ReLU(inplace=True),
+            nn.Conv2d(1024, 1024, 1),  # fc7
+            nn.ReLU(inplace=True),
+        )
+        self.extras = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(c_in, narrow, 1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(narrow, c_out, 3, stride, padding),
+                nn.ReLU(inplace=True),
+            )
+            for c_in, narrow, c_out, stride, padding in (
+                (1024, 256, 512, 2, 1),
+                (512, 128, 256, 2, 1),
+                (256, 128, 256, 1, 0),
+                (256, 128, 256, 1, 0),
+            )
+        )
+        for module in [*self.top, *self.extras.modules()]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, pictures: Tensor) -> List[Tensor]:
+        """(B, 3, 300, 300) -> maps of 38, 19, 10, 5, 3 and 1 cells a side."""
+        conv4_3, conv5_3 = self.backbone(pictures)
+        maps = [self.norm(conv4_3), self.top(conv5_3)]
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        return maps
+
+
+def ssd_vgg16() -> SSD:
+    """SSD300 as in the paper: 8,732 default boxes."""
+
+    def predictor(c_in: int, c_out: int) -> nn.Conv2d:
+        conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+        nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(conv.bias)
+        return conv
+
+    def layers(input_wh: Tuple[int, int]) -> List[BoxLayer]:
+        if tuple(input_wh) != (300, 300):
+            raise ConfigError(
+                "--size {}x{}: the paper's default boxes are made for 300x300; take 300x300 or "
+                "ssd_mobilenet_v2.".format(*input_wh)
+            )
+        return paper_layers()
+
+    boxes = [len(layer.sizes_px) for layer in paper_layers()]
+    heads = [Head(c, count, predictor) for c, count in zip(Ssd300Body.CHANNELS, boxes)]
+    return SSD("ssd_vgg16", Ssd300Body(), heads, layers, CAFFE_BGR, (300, 300))
+
+
+# ---- BlazeFace ----------------------------------------------------------------------------------
+
+
+class BlazeBlock(nn.Module):
+    """Depthwise 5x5 and pointwise beside a shortcut (Bazarevsky et al., "BlazeFace", 2019, figure 1)."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(c_in, c_in, 5, stride, 2, groups=c_in, bias=False),
+            nn.BatchNorm2d(c_in),
+            nn.Conv2d(c_in, c_out, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        shortcut: List[nn.Module] = []
+        if stride > 1:
+            shortcut.append(nn.MaxPool2d(stride, ceil_mode=True))
+        if c_in != c_out:
+            shortcut += [nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)]
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, h, w) -> (B, c_out, ceil(h / stride), ceil(w / stride))."""
+        return functional.relu(self.conv(x) + self.shortcut(x))
+
+
+class BlazeBody(nn.Module):
+    """Eleven single and double blocks down to stride 8 and 16; trained from nothing."""
+
+    CHANNELS = (88, 96)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 24, 5, 2)
+        self.fine = nn.Sequential(
+            *(BlazeBlock(24, 24) for _ in range(2)),
+            BlazeBlock(24, 48, 2),
+            *(BlazeBlock(48, 48) for _ in range(2)),
+            BlazeBlock(48, 88, 2),
+            *(BlazeBlock(88, 88) for _ in range(2)),
+        )
+        self.coarse = nn.Sequential(BlazeBlock(88, 96, 2), *(BlazeBlock(96, 96) for _ in range(4)))
+
+    def forward(self, pictures: Tensor) -> List[Tensor]:
+        """(B, 3, H, W) -> maps of stride 8 and 16."""
+        fine = self.fine(self.stem(pictures))
+        return [fine, self.coarse(fine)]
+
+
+BLAZE_SIZES: Tuple[Tuple[float, ...], ...] = ((13, 19), (26, 36, 48, 64, 86, 112))
+
+
+def blazeface() -> SSD:
+    """For close faces at the highest rate: 128x128, 896 default boxes on strides 8 and 16."""
+
+    def layers(input_wh: Tuple[int, int]) -> List[BoxLayer]:
+        return face_layers(input_wh, BLAZE_SIZES, (8, 16), FACE_ASPECT)
+
+    heads = [
+        Head(channels, len(sizes), lambda c_in, c_out: nn.Conv2d(c_in, c_out, 1))
+        for channels, sizes in zip(BlazeBody.CHANNELS, BLAZE_SIZES)
+    ]
+    return SSD("blazeface", BlazeBody(), heads, layers, IMAGENET_RGB, (128, 128))
+
+
+MODELS = {
+    "ssd_mobilenet_v2": ssd_mobilenet_v2,
+    "ssd_vgg16": ssd_vgg16,
+    "blazeface": blazeface,
+}
 
 
 def count_macs(model: SSD, input_wh: Tuple[int, int]) -> int:
@@ -314,18 +554,16 @@ def count_macs(model: SSD, input_wh: Tuple[int, int]) -> int:
     return counter.get_total_flops() // 2
 
 
-def load_backbone(model: SSD, path: str) -> None:
-    """Weights of an ImageNet backbone from an ``.npz`` with torchvision's names.
+def load_backbone(network: SSD, path: str) -> None:
+    """ImageNet weights for the backbone, from an ``.npz``, a state dict (``.pth``) or an ``.onnx``.
 
     Raises:
-        ConfigError: the file is missing, or has not all that the backbone needs.
+        ConfigError: the file is missing or lacks something, or the network starts from nothing.
     """
-    backbone = model.body.backbone
-    try:
-        with np.load(path) as file:
-            state = {name: torch.from_numpy(file[name]).float() for name in file.files}
-    except (OSError, ValueError) as error:
-        raise ConfigError("{} is not a file of weights: {}.".format(path, error)) from error
+    backbone = getattr(network.body, "backbone", None)
+    if backbone is None:
+        raise ConfigError("--backbone: {} is trained from nothing.".format(network.name))
+    state = backbone.adapt(read_arrays(path))
     wanted = {name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")}
     missing = sorted(wanted - set(state))
     if missing:
@@ -334,4 +572,26 @@ def load_backbone(model: SSD, path: str) -> None:
                 path, len(missing), len(wanted), missing[0]
             )
         )
-    backbone.load_state_dict({name: state[name] for name in wanted}, strict=False)
+    backbone.load_state_dict(state, strict=False)
+
+
+def read_arrays(path: str) -> Dict[str, np.ndarray]:
+    """Named float32 arrays of an ``.npz``, a PyTorch state dict or an ONNX file's initialisers.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    try:
+        if path.endswith(".npz"):
+            with np.load(path) as file:
+                return {name: file[name].astype(np.float32) for name in file.files}
+        if path.endswith(".onnx"):
+            import onnx
+            from onnx import numpy_helper
+
+            graph = onnx.load(path).graph
+            return {part.name: numpy_helper.to_array(part) for part in graph.initializer}
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: value.float().numpy() for name, value in state.items()}
+    except Exception as error:  # three libraries, each with its own errors for a damaged file
+        raise ConfigError("{} is not a file of weights: {}.".format(path, error)) from error

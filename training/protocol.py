@@ -6,7 +6,7 @@ side is ``x2 - x1 + 1`` in overlaps, and a detection on a face that does not cou
 neither right nor wrong.
 """
 
-from typing import List, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
@@ -116,8 +116,3 @@ def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     step = np.flatnonzero(recall[1:] != recall[:-1])
     return float(np.sum((recall[step + 1] - recall[step]) * envelope[step + 1]))
-
-
-def mean(values: List[float]) -> float:
-    """Arithmetic mean; NaN of nothing."""
-    return float(np.mean(values)) if values else float("nan")

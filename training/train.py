@@ -228,17 +228,18 @@ class Run:
         self.options, self.device = options, device
         torch.manual_seed(options.seed)
         self.recipe = RECIPES[options.recipe]
-        self.input_wh = tuple(options.size)
         self.network = model.MODELS[options.model]()
-        model.set_prior(self.network, 0.01)
+        options.size = options.size or list(self.network.input_wh)
+        self.input_wh = tuple(options.size)
+        if self.recipe.loss == "quality":  # hard negative mining needs no prior
+            model.set_prior(self.network, 0.01)
         self.network.to(device, memory_format=torch.channels_last)
         if options.backbone:
             model.load_backbone(self.network, options.backbone)
         if options.init:
             load_weights(self.network, options.init)
         if options.backbone or options.init:
-            self.network.norm_frozen = self.recipe.is_norm_frozen
-            self.network.body.backbone.freeze(self.recipe.frozen_blocks)
+            self.keep_backbone()
         self.average = copy.deepcopy(self.network).eval()
         self.average.requires_grad_(False)
         ranks = rank_and_ranks()[1]
@@ -250,6 +251,13 @@ class Run:
             self.replica = nn.parallel.DistributedDataParallel(self.network)
         self.teacher = Teacher(self.network, self.recipe, self.input_wh, device)
         self.step = 0
+
+    def keep_backbone(self) -> None:
+        """What a backbone knows already and the recipe leaves as it is."""
+        backbone = getattr(self.network.body, "backbone", None)
+        if backbone is not None:
+            self.network.norm_frozen = self.recipe.is_norm_frozen
+            backbone.freeze(self.recipe.frozen_blocks)
 
     @property
     def checkpoint(self) -> str:
@@ -313,14 +321,22 @@ class Run:
 
 
 def load_weights(network: model.SSD, path: str) -> None:
-    """Weights of a whole network from ``.npz`` (as ``training.export --weights`` writes) or ``.pt``."""
+    """Weights of a whole network from ``.npz`` (as ``training.export`` writes) or a checkpoint's average.
+
+    Raises:
+        ConfigError: the file is not of this network.
+    """
     if path.endswith(".npz"):
-        with np.load(path) as file:
-            state = {name: torch.from_numpy(file[name]) for name in file.files}
+        arrays = model.read_arrays(path)
+        state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)["average"]
-    network.load_state_dict({name: value.to(torch.float32) if value.is_floating_point() else value
-                             for name, value in state.items()}, strict=False)  # fmt: skip
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(
+            "{} does not fit {}: {}.".format(path, network.name, str(error).splitlines()[-1].strip())
+        ) from error
 
 
 def write_log(path: str, entry: Dict[str, Any]) -> None:
@@ -379,7 +395,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder in WIDER FACE's layout")
     parser.add_argument("--out", help="folder of checkpoints and log; default runs/MODEL")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="face")
-    parser.add_argument("--size", type=size, default=[320, 320], help="of the input, as 320x320")
+    parser.add_argument("--size", type=size, help="of the input, as 320x320; default the model's own")
     parser.add_argument("--epochs", type=float, default=50)
     parser.add_argument("--batch", type=int, default=16, help="over all GPUs together")
     parser.add_argument("--seed", type=int, default=1)

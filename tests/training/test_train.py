@@ -1,0 +1,127 @@
+"""The loop: it learns, it goes on where it was, and it says what it left out."""
+
+import json
+import os
+
+import made_faces
+import numpy as np
+import pytest
+import torch
+
+from edge_app import boxes
+from edge_app.errors import ConfigError
+from training import model, protocol, train
+
+THREADS = min(2, os.cpu_count() or 1)
+
+
+def arguments(root, out, *more, name="ssd_mobilenet_v2", size="64x64"):
+    return [
+        name, "--data", str(root), "--out", str(out), "--size", size, "--batch", "4", "--epochs", "3",
+        "--validation", "0.2", "--workers", "0", "--threads", "1", "--log-steps", "2",
+        "--save-s", "1000", "--device", "cpu", "--no-bf16", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    root = tmp_path_factory.mktemp("wider")
+    made_faces.write_wider(root, 11, size_wh=(96, 96), faces=2, sizes_px=(16, 40))
+    with open(str(root / "wider_face_split" / "wider_face_train_bbx_gt.txt"), "a") as file:
+        file.write("0--Made/lost.png\n1\n1 1 9 9 0 0 0 0 0 0\n")
+    return root
+
+
+@pytest.mark.parametrize("recipe", sorted(train.RECIPES))
+def test_a_broken_run_ends_with_the_weights_of_an_unbroken_one(wider, tmp_path, recipe, capsys):
+    more = ["--recipe", recipe]
+    train.main(arguments(wider, tmp_path / "whole", *more))
+    assert "skipped 0--Made/lost.png: the picture is missing" in capsys.readouterr().out
+    train.main(arguments(wider, tmp_path / "broken", *more, "--stop-at", "3"))
+    train.main(arguments(wider, tmp_path / "broken", *more))
+    whole, broken = (
+        torch.load(str(tmp_path / name / "last.pt"), weights_only=True) for name in ("whole", "broken")
+    )
+    assert whole["step"] == broken["step"] == 6
+    for part in ("model", "average"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, broken[part][name]), name
+    with open(str(tmp_path / "whole" / "log.jsonl"), encoding="utf-8") as file:
+        entries = [json.loads(line) for line in file]
+    assert entries[-1]["step"] == 6 and 0 <= entries[-1]["validation_ap"] <= 1
+
+
+def test_a_checkpoint_of_another_run_is_refused(wider, tmp_path):
+    train.main(arguments(wider, tmp_path, "--stop-at", "1", name="blazeface"))
+    with pytest.raises(ConfigError, match="--seed 1, not 2"):
+        train.main(arguments(wider, tmp_path, "--seed", "2", name="blazeface"))
+
+
+def test_weights_of_another_network_are_refused(wider, tmp_path):
+    path = str(tmp_path / "odd.npz")
+    np.savez(path, nothing=np.zeros(3, np.float32))
+    with pytest.raises(ConfigError, match="odd.npz"):
+        train.load_weights(model.blazeface(), path)
+
+
+def test_the_rate_rises_stays_and_falls_to_zero():
+    rates = [train.rate_at(step, 2000, 0.25) for step in range(2001)]
+    assert rates[0] == pytest.approx(1 / train.WARM_UP_STEPS)
+    assert rates[train.WARM_UP_STEPS] == rates[1500] == 1
+    assert rates[1750] == pytest.approx(0.5) and rates[2000] == 0
+
+
+def test_each_epoch_shows_every_picture_once_in_another_order():
+    keys = list(train.Batches(8, 4, seed=1, first=0, last=4))
+    first, second = ([i for batch in keys[n : n + 2] for _, i in batch] for n in (0, 2))
+    assert sorted(first) == sorted(second) == list(range(8)) and first != second
+    assert list(train.Batches(8, 4, seed=1, first=3, last=4)) == keys[3:]
+
+
+def overfit(network, input_wh, pictures, steps, rate, recipe):
+    """Teach the pictures by heart; gives the average precision on them."""
+    torch.set_num_threads(THREADS)
+    width, height = input_wh
+    pixels = torch.from_numpy(np.stack([p for p, _ in pictures]))
+    pixels = train.to_order(pixels, network.preparation.order)
+    faces = [torch.from_numpy(f) for _, f in pictures]
+    teacher = train.Teacher(network, recipe, input_wh, torch.device("cpu"))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate)
+    network.to(memory_format=torch.channels_last).train()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 10, (steps - step) / (0.4 * steps))
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = network(network.prepare(pixels))
+        optimiser.zero_grad()
+        sum(teacher.losses(answer, faces, [torch.zeros(0, 4)] * len(faces))).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimiser.step()
+    network.eval()
+    with torch.no_grad():
+        offsets, logits = network(network.prepare(pixels))
+    table = boxes.default_boxes(network.layers(input_wh), input_wh)
+    found = []
+    for one, scores in zip(offsets.numpy(), logits.softmax(2)[..., 1].numpy()):
+        kept = boxes.select(one, scores, table, model.VARIANCES, 0.05, 0.45, 500, 50)
+        found.append(protocol.Found(boxes.to_pixels(kept.boxes, input_wh), kept.scores))
+    truths = [protocol.Truth(f, np.ones(len(f), bool)) for _, f in pictures]
+    return protocol.score(found, truths).average
+
+
+@pytest.mark.slow
+def test_ssd_mobilenet_v2_learns_8_pictures_by_heart():
+    torch.manual_seed(0)
+    network = model.ssd_mobilenet_v2()
+    model.set_prior(network, 0.01)
+    pictures = [made_faces.picture(seed) for seed in range(8)]
+    assert overfit(network, (160, 160), pictures, 90, 3e-3, train.RECIPES["face"]) > 0.95
+
+
+@pytest.mark.slow
+def test_ssd_vgg16_learns_8_pictures_by_heart():
+    """From nothing, with the paper's matching and loss."""
+    torch.manual_seed(0)
+    network = model.ssd_vgg16()
+    pictures = [made_faces.picture(seed, (300, 300), sizes_px=(60, 140)) for seed in range(8)]
+    assert overfit(network, (300, 300), pictures, 45, 2e-4, train.RECIPES["paper"]) > 0.95
