@@ -359,7 +359,7 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
     )  # fmt: skip
     run.network.train()
     falls_at = int(np.ceil(steps * (1 - run.recipe.falling)))
-    saved_at = logged_at = time.monotonic()
+    began = saved_at = logged_at = time.monotonic()
     sums, summed = torch.zeros(2, device=run.device), 0
     for batch in loader:
         if run.step == falls_at and is_first:
@@ -383,9 +383,14 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
                 logged_at = time.monotonic()
             write_log(log, entry)
             print("step {} of {}: {}".format(run.step, steps, entry), flush=True)
-        if is_first and (now - saved_at > options.save_s or run.step == last):
+        is_over = run.step == last or 0 < options.seconds < now - began
+        if is_first and (now - saved_at > options.save_s or is_over):
             run.save(run.checkpoint)
             saved_at = now
+        if is_over:
+            break
+    if is_first and run.step == steps:
+        run.save(os.path.join(options.out, "final.pt"))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -409,6 +414,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--log-steps", type=int, default=20)
     parser.add_argument("--save-s", type=float, default=180, help="seconds between checkpoints")
     parser.add_argument("--stop-at", type=int, default=0, help="stop after this step, to go on later")
+    parser.add_argument("--seconds", type=float, default=0, help="stop after so long, to go on later")
     options = parser.parse_args(arguments)
     options.out = options.out or os.path.join("runs", options.model)
     return options
@@ -427,6 +433,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     os.makedirs(options.out, exist_ok=True)
     device = torch.device(options.device)
     if "RANK" in os.environ:
+        if options.seconds:
+            raise ConfigError("--seconds: processes would stop at different steps; use --stop-at.")
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
