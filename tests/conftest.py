@@ -1,0 +1,105 @@
+"""Fixtures that several tests share.
+
+A test that needs a tool which is not installed says so loudly and is skipped; with ``EDGE_APP_CI=1``
+it fails instead, so that nothing is left out there by accident.
+"""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from xserver import Screen
+
+from edge_app.gstreamer import PACKAGES, load_gstreamer
+
+BUILD = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "build")
+
+
+def require(is_there, what):
+    """Go on when ``is_there``; else fail under EDGE_APP_CI=1 and skip elsewhere."""
+    if is_there:
+        return
+    if os.environ.get("EDGE_APP_CI") == "1":
+        pytest.fail("missing here: " + what)
+    pytest.skip("NOT TESTED, missing here: " + what)
+
+
+@pytest.fixture
+def screen(tmp_path, monkeypatch):
+    """A running X server, and DISPLAY set to it."""
+    require(shutil.which("Xvfb"), "Xvfb (apt install xvfb)")
+    folder = tmp_path / "framebuffer"
+    folder.mkdir()
+    with Screen(folder) as server:
+        monkeypatch.setenv("DISPLAY", server.display)
+        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+        yield server
+
+
+@pytest.fixture
+def no_screen(monkeypatch):
+    """An environment without a screen."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Function: run headless Chromium on a page of this machine with more arguments; its stdout."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    require(program, "Chromium (apt install chromium)")
+
+    def visit(url, *arguments):
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
+        command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
+        command += ["--disable-component-update", "--user-data-dir=" + str(tmp_path / "chromium")]
+        done = subprocess.run(
+            command + list(arguments) + [url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=90,
+        )
+        assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+        return done.stdout.decode("utf-8", "replace")
+
+    return visit
+
+
+@pytest.fixture(scope="session")
+def gstreamer():
+    """The Gst module, with a plugin registry of the tests' own."""
+    folder = os.path.join(BUILD, "gstreamer")
+    os.makedirs(folder, exist_ok=True)
+    os.environ["GST_REGISTRY"] = os.path.join(folder, "registry.bin")
+    try:
+        return load_gstreamer()
+    except ImportError as error:
+        require(False, "GStreamer for Python ({}): apt install {}".format(error, PACKAGES))
+
+
+@pytest.fixture(scope="session")
+def nvstub(gstreamer):
+    """The stand-in for a Jetson's camera elements, in this process and, by the environment, in others."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "nvstub", "nvstub.c")
+    folder = os.path.join(BUILD, "nvstub")
+    library = os.path.join(folder, "libgstnvstub.so")
+    if not os.path.exists(library) or os.path.getmtime(library) < os.path.getmtime(source):
+        _compile_plugin(source, library)
+    os.environ["GST_PLUGIN_PATH"] = folder
+    gstreamer.Registry.get().scan_path(folder)
+    return folder
+
+
+def _compile_plugin(source, library):
+    packages = ["gstreamer-1.0", "gstreamer-base-1.0"]
+    there = shutil.which("gcc") and shutil.which("pkg-config")
+    there = there and subprocess.call(["pkg-config", "--exists"] + packages) == 0
+    require(there, "apt install gcc pkg-config libgstreamer1.0-dev")
+    flags = subprocess.check_output(["pkg-config", "--cflags", "--libs"] + packages).decode()
+    os.makedirs(os.path.dirname(library), exist_ok=True)
+    fresh = library + ".{}".format(os.getpid())
+    warnings = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
+    command = ["gcc", "-O2", "-shared", "-fPIC"] + warnings + ["-o", fresh, source]
+    subprocess.check_call(command + flags.split())
+    os.replace(fresh, library)
