@@ -77,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
     except EdgeAppError as error:
         status = _report(error, options.verbose)
     summary = Summary.of(meter, pipeline.dropped, camera.name, detector.description)
-    print(summary.table())
+    if status == 0 or meter.shown:
+        print(summary.table())
     if options.stats:
         summary.save(options.stats)
     return _leave(status, pipeline.stop())
