@@ -76,7 +76,7 @@ def standin(nvidia):
         libcuda.build(folder, module)
     library = ctypes.CDLL(os.path.join(folder, "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
     sys.path.insert(0, site)
-    yield StandIn(library)
+    yield StandIn(library, folder)
     sys.path.remove(site)
 
 

@@ -41,8 +41,9 @@ class StandIn:
 
     KINDS = ("bytes", "streams", "events", "modules", "contexts", "current")
 
-    def __init__(self, library):
+    def __init__(self, library, folder):
         self._library = library
+        self.folder = folder  # that holds libcuda.so.1
 
     def alive(self):
         """Everything that was made and not freed, by kind; empty when nothing was left."""

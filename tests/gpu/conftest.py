@@ -1,0 +1,39 @@
+"""A real GPU for the tests of this folder; they are skipped, loudly, where there is none.
+
+``make gpu-test`` runs them (run.sh). They share the cases of tests/nvidia, which run everywhere.
+"""
+
+import os
+import sys
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+for _folder in ("nvidia", "gpu"):
+    sys.path.insert(0, os.path.join(os.path.dirname(HERE), _folder))
+
+from edge_app.errors import DetectorError  # noqa: E402
+from edge_app.nvidia import compiler  # noqa: E402
+from edge_app.nvidia.context import CudaContext, describe_gpu  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """What GPU this is."""
+    try:
+        return describe_gpu()
+    except DetectorError as error:
+        pytest.skip("NOT TESTED, no GPU here: {}".format(error))
+
+
+@pytest.fixture(scope="session")
+def cubins(gpu, tmp_path_factory):
+    """The kernels, compiled here for this GPU."""
+    return compiler.compile_all(gpu.sm, str(tmp_path_factory.mktemp("cubins") / "kernels"))
+
+
+@pytest.fixture
+def context(gpu):
+    """The primary context, current."""
+    with CudaContext() as opened:
+        yield opened

@@ -1,0 +1,50 @@
+"""The kernels on a GPU behind the interface of tests/nvidia/kernel_runner.Runner: arrays go there and back."""
+
+import numpy as np
+
+from edge_app.nvidia.context import explained, import_driver
+
+
+class GpuRunner:
+    """Kernels by name. Needs a current context.
+
+    Args:
+        cubins: as ``compiler.compile_all`` returns them.
+    """
+
+    def __init__(self, cubins):
+        self._driver = import_driver()
+        self._modules = [self._driver.module_from_file(path) for path in cubins]
+
+    def _function(self, name):
+        for module in self._modules:
+            try:
+                return module.get_function(name)
+            except self._driver.Error:
+                continue
+        raise KeyError(name)
+
+    def launch(self, name, grid, block, arguments, dynamic_bytes=0, order=0):
+        """Run one kernel and wait. ``order`` has no meaning here: the GPU chooses."""
+        del order
+        values, copies = [], []
+        for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                memory = self._driver.mem_alloc(max(1, argument.nbytes))
+                self._driver.memcpy_htod(memory, argument)
+                copies.append((memory, argument))
+                values.append(memory)
+            else:
+                values.append(np.int32(argument) if isinstance(argument, int) else np.float32(argument))
+        with explained("running " + name):
+            self._function(name)(
+                *values,
+                grid=(tuple(grid) + (1, 1))[:3],
+                block=(tuple(block) + (1, 1))[:3],
+                shared=dynamic_bytes
+            )
+            self._driver.Context.synchronize()
+        for memory, argument in copies:
+            if argument.flags.writeable:
+                self._driver.memcpy_dtoh(argument, memory)
+            memory.free()
