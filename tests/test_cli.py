@@ -115,12 +115,13 @@ def test_config_prints_what_it_would_read_back(tmp_path, capsys):
     assert main(["config", "--config", str(again)]) == 0
 
 
-def start(*arguments):
+def start(*arguments, env=None):
     return subprocess.Popen(
         [sys.executable, "-m", "edge_app", "run", "--display", "none"] + list(arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
+        env=env,
     )
 
 
@@ -165,3 +166,39 @@ def test_the_script_and_the_module_are_the_same():
     for command in ([script], [sys.executable, "-m", "edge_app"]):
         text = subprocess.check_output(command + ["--help"]).decode()
         assert text.startswith("usage: edge-app")
+
+
+CSI = {"hung": "60", "stuck in its driver": "60:hard"}
+
+
+@pytest.mark.parametrize("hang", sorted(CSI))
+def test_a_signal_ends_the_run_within_two_seconds_even_with_a_hung_camera(model, nvstub, hang):
+    environment = dict(os.environ, NVSTUB_HANG=CSI[hang], NVSTUB_SCENE="videotestsrc is-live=true")
+    process = start(
+        "--source", "csi://0", "--set", model, "--set", "camera.timeout_s=60", env=environment
+    )
+    status, seconds, out, err = stop(process, signal.SIGTERM, after_s=6.0)
+    assert status == 0, err
+    assert seconds < 2.5
+    assert "shown" in out and "Traceback" not in err
+
+
+def test_a_camera_that_falls_silent_ends_the_run_and_says_so(model, nvstub):
+    environment = dict(os.environ, NVSTUB_HANG="30", NVSTUB_SCENE="videotestsrc is-live=true")
+    process = start("--source", "csi://0", "--set", model, env=environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 69
+    assert "camera stage" in err and "no frame for" in err and "Traceback" not in err
+    assert "captured" in out
+
+
+def test_a_live_camera_of_the_nano_runs_through_its_own_launch_line(model, nvstub, tmp_path):
+    stats = tmp_path / "stats.json"
+    environment = dict(os.environ, NVSTUB_SCENE="videotestsrc is-live=true")
+    process = start(
+        "--source", "csi://0", "--set", model, "--frames", "60", "--stats", str(stats), env=environment
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    summary = json.loads(stats.read_text())
+    assert summary["frames"]["shown"] == 60 and summary["source"] == "csi://0"
