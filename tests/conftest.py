@@ -5,6 +5,7 @@ it fails instead, so that nothing is left out there by accident.
 """
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -25,10 +26,19 @@ def require(is_there, what):
     pytest.skip("NOT TESTED, missing here: " + what)
 
 
+def opencv_has_windows():
+    """Whether this OpenCV was built with Qt or GTK."""
+    import cv2
+
+    gui = re.search(r"^ *GUI: *(.*)$", cv2.getBuildInformation(), re.MULTILINE)
+    return gui is None or gui.group(1).strip() not in ("", "NONE")
+
+
 @pytest.fixture
 def screen(tmp_path, monkeypatch):
     """A running X server, and DISPLAY set to it."""
     require(shutil.which("Xvfb"), "Xvfb (apt install xvfb)")
+    require(opencv_has_windows(), "an OpenCV with windows (opencv-python, not -headless)")
     folder = tmp_path / "framebuffer"
     folder.mkdir()
     with Screen(folder) as server:
