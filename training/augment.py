@@ -5,7 +5,8 @@
 2. cut it out and stretch it to the input in one step, flipped half of the time;
 3. distort the light and colour, blur, add noise.
 
-Every random number comes from the generator handed in, so that a sample depends on nothing but its seed.
+Every random number comes from the generator handed in, so that a sample depends on nothing but its
+seed.
 """
 
 from typing import NamedTuple, Tuple
@@ -13,7 +14,8 @@ from typing import NamedTuple, Tuple
 import cv2
 import numpy as np
 
-Window = Tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the picture, may reach beyond
+# x1, y1, x2, y2 in pixels of the picture; may reach beyond it
+Window = Tuple[float, float, float, float]
 
 
 class Example(NamedTuple):
@@ -90,8 +92,9 @@ def _around_face(
 ) -> Window:
     """A window in which one face, drawn at random, has a size drawn at random.
 
-    After PyramidBox's data-anchor sampling (Tang et al., ECCV 2018): the sizes of faces become evenly
-    spread. Enlarging stops at 4, reducing at a half, where nothing real would be left to see.
+    After PyramidBox's data-anchor sampling (Tang et al., ECCV 2018): the sizes of faces become
+    evenly spread. Enlarging stops at 4, reducing at a half, where nothing real would be left to
+    see.
     """
     face = faces[rng.integers(len(faces))]
     face_px = np.sqrt(np.prod(face[2:] - face[:2]))
@@ -152,8 +155,9 @@ def cut(
 ) -> np.ndarray:
     """The window, stretched to the input; grey of a random depth beyond the picture's edge.
 
-    The camera's frame is reduced with plain bilinear sampling, which aliases; the pictures of the set
-    have been reduced with care before. One in four is sampled roughly, so that both are familiar.
+    The camera's frame is reduced with plain bilinear sampling, which aliases; the pictures of the
+    set have been reduced with care before. One in four is sampled roughly, so that both are
+    familiar.
     """
     x1, y1, x2, y2 = window
     scale_x, scale_y = input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)
@@ -183,8 +187,8 @@ def place(
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Boxes in pixels of the input: those that count, and those to ignore.
 
-    A face counts when its centre and half of it are in sight and it is large enough; its box is clipped
-    to the input. One of which less is in sight is ignored; one out of sight is gone.
+    A face counts when its centre and half of it are in sight and it is large enough; its box is
+    clipped to the input. One of which less is in sight is ignored; one out of sight is gone.
     """
     x1, y1, x2, y2 = window
     factor = np.asarray([input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)] * 2, np.float32)

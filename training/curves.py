@@ -1,7 +1,7 @@
-"""Loss and validation over epochs as a picture: ``python3 -m training.curves runs/*/log.jsonl --out FILE.svg``.
+"""Loss and validation over epochs: ``python3 -m training.curves runs/*/log.jsonl --out X.svg``.
 
-A log is what ``training.train`` writes: a line of JSON every few steps. Several logs share the axes, so
-that models show who learns faster.
+A log is what ``training.train`` writes: a line of JSON every few steps. Several logs share the
+axes, so that models show who learns faster.
 """
 
 import argparse
@@ -72,7 +72,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--out", required=True)
     options = parser.parse_args(arguments)
     logs = [read_log(path) for path in options.logs]
-    logs = [log._replace(name=name) for log, name in zip(logs, options.names)] + logs[len(options.names) :]
+    for place, name in enumerate(options.names[: len(logs)]):
+        logs[place] = logs[place]._replace(name=name)
     plot(logs, options.out)
 
 

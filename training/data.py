@@ -2,8 +2,8 @@
 
 ``ROOT/WIDER_{train,val}/images/<event>/<name>.jpg`` and
 ``ROOT/wider_face_split/wider_face_{train,val}_bbx_gt.txt``: a name, a count, then ``x y w h blur
-expression illumination invalid occlusion pose`` a face; a count of 0 is followed by one row of zeros.
-Boxes are ``x1, y1, x2, y2`` in pixels of the picture.
+expression illumination invalid occlusion pose`` a face; a count of 0 is followed by one row of
+zeros. Boxes are ``x1, y1, x2, y2`` in pixels of the picture.
 """
 
 import os
@@ -150,7 +150,7 @@ class Pictures:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels (H, W, 3) uint8 BGR, faces (G, 4) and ignored (I, 4) float32; not to be written to."""
+        """(H, W, 3) uint8 BGR, faces (G, 4), ignored (I, 4) float32; do not write to them."""
         if index in self._kept:
             return self._kept[index]
         return self._decode(self.samples[index])

@@ -1,12 +1,12 @@
 """How good a model is: ``python3 -m training.evaluate engines/ssd_mobilenet_v2.onnx --data DIR``.
 
-The model is run as a device runs it, by ``edge_app.detector`` on the ONNX file. Average precision is that
-of WIDER FACE (easy, medium, hard; ``training.protocol``); beside it stands what a product needs to know:
-precision and recall at the score where faces are shown, how true the scores are, how tight the boxes,
-how small a face may be.
+The model is run as a device runs it, by ``edge_app.detector`` on the ONNX file. Average precision
+is that of WIDER FACE (easy, medium, hard; ``training.protocol``); beside it stands what a product
+needs to know: precision and recall at the score where faces are shown, how true the scores are, how
+tight the boxes, how small a face may be.
 
-``--calibrate`` works on the validation part that ``training.train`` split off instead, and prints the two
-numbers that ``training.export`` folds into the heads.
+``--calibrate`` works on the validation part that ``training.train`` split off instead, and prints
+the two numbers that ``training.export`` folds into the heads.
 """
 
 import argparse
@@ -66,7 +66,8 @@ def wider_truths(root: str, samples: Sequence[data.Sample]) -> Dict[str, List[Tr
             rows = names["face_bbx_list"][event, 0][place, 0].astype(np.float64)
             boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1)
             counts = np.zeros(len(boxes), bool)
-            counts[counted[event, 0][place, 0].ravel().astype(int) - 1] = True  # MATLAB counts from 1
+            numbers = counted[event, 0][place, 0].ravel().astype(int)
+            counts[numbers - 1] = True  # MATLAB counts from 1
             truths[difficulty].append(Truth(boxes, counts))
     return truths
 
@@ -138,7 +139,9 @@ def taller_than(truths: Sequence[Truth], low_px: float, high_px: float = np.inf)
     ]  # fmt: skip
 
 
-def recall_by_height(found: Sequence[Found], truths: Sequence[Truth], score: float) -> Dict[str, float]:
+def recall_by_height(
+    found: Sequence[Found], truths: Sequence[Truth], score: float
+) -> Dict[str, float]:
     """Recall at a score for classes of face height, in pixels of the picture."""
     table = {}
     shown = [Found(f.boxes[f.scores >= score], f.scores[f.scores >= score]) for f in found]
@@ -166,7 +169,7 @@ def reliability(judgement: Judgement, bins: int = 10) -> List[Tuple[float, float
 
 
 def fit_platt(judgement: Judgement, steps: int = 50) -> Tuple[float, float]:
-    """Factor and shift of the logit that make the scores probabilities (Platt 1999), by Newton's method."""
+    """Factor and shift of the logit that make scores probabilities (Platt 1999), by Newton."""
     scores = np.clip(judgement.scores, 1e-6, 1 - 1e-6)
     design = np.stack([np.log(scores / (1 - scores)), np.ones_like(scores)], axis=1)
     weights = np.array([1.0, 0.0])
@@ -241,8 +244,12 @@ def plot(curves: Dict[str, Any], folder: str, name: str) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 4))
     for difficulty, curve in curves["curves"].items():
-        left.plot(curve.recall, curve.precision, label="{} {:.3f}".format(difficulty, curve.average))
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="358 test images")
+        left.plot(
+            curve.recall, curve.precision, label="{} {:.3f}".format(difficulty, curve.average)
+        )
+    left.set(
+        xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="358 test images"
+    )
     left.legend(loc="lower left")
     rows = np.asarray(curves["reliability"])
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
@@ -302,7 +309,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     if options.plots:
         plot(curves, options.plots, written.name)
     if options.save:
-        card.save_card(written._replace(measured=json.loads(json.dumps(figures))), card.card_path(options.onnx))
+        card.save_card(
+            written._replace(measured=json.loads(json.dumps(figures))), card.card_path(options.onnx)
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Weights become an ONNX file and its card: ``python3 -m training.export ssd_mobilenet_v2 --weights FILE``.
+"""Weights become an ONNX file and its card: ``python3 -m training.export ssd_mobilenet_v2 --weights
+FILE``.
 
-What leaves here is what a device runs: normalisation folded into the convolutions, calibration folded
-into the score heads, a fixed batch of 1, float32 at both ends, no suppression inside, and only
-operators that the ONNX parser of TensorRT 8.2 knows (opset 13). The file is run by ONNX Runtime beside
-PyTorch before it is kept; a difference is an error.
+What leaves here is what a device runs: normalisation folded into the convolutions, calibration
+folded into the score heads, a fixed batch of 1, float32 at both ends, no suppression inside, and
+only operators that the ONNX parser of TensorRT 8.2 knows (opset 13). The file is run by ONNX
+Runtime beside PyTorch before it is kept; a difference is an error.
 """
 
 import argparse
@@ -24,13 +25,13 @@ OPSET = 13
 IR_VERSION = 7  # what ONNX Runtime 1.10, the last for Python 3.6, still reads
 LARGEST_DIFFERENCE = 1e-3  # of a score or an offset, PyTorch against ONNX Runtime
 LICENCE = (
-    "research, non-commercial: trained on WIDER FACE (CC BY-NC-ND, non-commercial research) and small "
-    "sets without a stated licence"
+    "research, non-commercial: trained on WIDER FACE (CC BY-NC-ND, non-commercial research) and "
+    "small sets without a stated licence"
 )
 # Operators of the ONNX parser of TensorRT 8.2 that our networks may use.
 OPERATORS = frozenset(
-    "Add AveragePool Clip Concat Constant Conv Div Gather Identity MaxPool Mul Pad Pow ReduceL2 Relu Reshape "
-    "Resize Slice Softmax Sqrt Squeeze Sub Transpose Unsqueeze".split()
+    "Add AveragePool Clip Concat Constant Conv Div Gather Identity MaxPool Mul Pad Pow ReduceL2 "
+    "Relu Reshape Resize Slice Softmax Sqrt Squeeze Sub Transpose Unsqueeze".split()
 )
 
 
@@ -106,9 +107,8 @@ def write_onnx(network: Deployed, input_wh: Tuple[int, int], path: str) -> None:
     unknown = sorted({node.op_type for node in graph.graph.node} - OPERATORS)
     if unknown:
         raise ConfigError(
-            "{}: the ONNX parser of TensorRT 8.2 is not known to take {}; write the layer otherwise.".format(
-                path, ", ".join(unknown)
-            )
+            "{}: the ONNX parser of TensorRT 8.2 is not known to take {}; write the layer "
+            "otherwise.".format(path, ", ".join(unknown))
         )
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
@@ -143,7 +143,7 @@ def parity(network: Deployed, path: str, input_wh: Tuple[int, int], seed: int = 
 
 
 def stamp(path: str, about: Dict[str, Any]) -> None:
-    """Write facts into the ONNX file's metadata, so that a file that lost its card explains itself."""
+    """Write facts into the ONNX file's metadata: a file that lost its card explains itself."""
     import onnx
 
     graph = onnx.load(path)
@@ -155,7 +155,7 @@ def stamp(path: str, about: Dict[str, Any]) -> None:
 
 
 def save_weights(network: model.SSD, path: str) -> None:
-    """Weights for ``training.train --init``: convolutions as float16, half the size, all else exact."""
+    """Weights for ``training.train --init``: convolutions as float16, all else exact."""
     arrays = {}
     for name, value in network.state_dict().items():
         array = value.cpu().numpy()
@@ -184,13 +184,20 @@ def export(
     try:
         write_onnx(ready, input_wh, fresh)
         worst = parity(ready, fresh, input_wh)
-        stamp(fresh, {"licence": LICENCE, "training": training, "calibration": calibration._asdict()})
+        stamp(
+            fresh, {"licence": LICENCE, "training": training, "calibration": calibration._asdict()}
+        )
         written = card.ModelCard(
             name=name,
             onnx=os.path.basename(path),
             sha256=card.sha256_of(fresh),
             input=card.ModelInput(
-                "input", input_wh[0], input_wh[1], preparation.order, preparation.mean, preparation.scale
+                "input",
+                input_wh[0],
+                input_wh[1],
+                preparation.order,
+                preparation.mean,
+                preparation.scale,
             ),
             outputs=card.ModelOutputs("offsets", "scores"),
             layers=tuple(layers),
@@ -204,8 +211,9 @@ def export(
         if os.path.exists(fresh):
             os.remove(fresh)
     card.save_card(written, card.card_path(path))
-    print("{}: {:.2f} MB, {} default boxes, PyTorch and ONNX Runtime differ by at most {:.1e}".format(
-        path, os.path.getsize(path) / 1e6, len(written.default_boxes()), worst))  # fmt: skip
+    size_mb, count = os.path.getsize(path) / 1e6, len(written.default_boxes())
+    print("{}: {:.2f} MB, {} default boxes".format(path, size_mb, count))
+    print("PyTorch and ONNX Runtime differ by at most {:.1e}".format(worst))
     return path
 
 
@@ -214,7 +222,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="training.export", description=__doc__)
     parser.add_argument("model", choices=sorted(model.MODELS))
     parser.add_argument("--weights", required=True, help="a checkpoint (.pt) or weights (.npz)")
-    parser.add_argument("--size", type=train.size, help="of the input, as 320x320; default the model's own")
+    parser.add_argument(
+        "--size", type=train.size, help="of the input, as 320x320; default the model's own"
+    )
     parser.add_argument("--out", default="engines", help="folder")
     parser.add_argument("--name", help="of the files; default the model's")
     parser.add_argument("--factor", type=float, default=1.0, help="calibration (training.evaluate)")
@@ -234,8 +244,8 @@ def main(arguments: Sequence[str] = ()) -> None:
         state = torch.load(options.weights, map_location="cpu", weights_only=True)
         about.update(steps=state["step"], batch=state["options"]["batch"], recipe=state["recipe"])
     export(
-        network, tuple(options.size or network.input_wh), options.out, options.name or options.model, about,
-        Calibration(options.factor, options.shift),
+        network, tuple(options.size or network.input_wh), options.out,
+        options.name or options.model, about, Calibration(options.factor, options.shift),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What the network is taught: the paper's MultiBox loss, and one that also teaches how sure to be.
 
-Both take offsets (B, N, 4), logits (B, N, 2), owners (B, N) as ``match`` gives them, and the encoded or
-plain boxes of the owners; both are divided by the number of matched default boxes and give
-``(score loss, box loss)``, float32 scalars.
+Both take offsets (B, N, 4), logits (B, N, 2), owners (B, N) as ``match`` gives them, and the
+encoded or plain boxes of the owners; both are divided by the number of matched default boxes and
+give ``(score loss, box loss)``, float32 scalars.
 """
 
 from typing import Tuple
@@ -42,15 +42,17 @@ def multibox_loss(
     """Equations 1 to 3: cross-entropy with hard negative mining, smooth L1 on the offsets.
 
     Args:
-        faces: (P, 4) ``x1, y1, x2, y2`` of the P matched default boxes in the order of ``owners >= 0``.
-        defaults: (N, 4).
+        faces: (P, 4) ``x1, y1, x2, y2`` of the P matched default boxes in the order of ``owners >=
+        0``. defaults: (N, 4).
     """
     positive = owners >= 0
     image, box = positive.nonzero(as_tuple=True)
     count = max(len(image), 1)
     target = encode(faces, defaults[box], variances)
     box_loss = functional.smooth_l1_loss(offsets[image, box], target, reduction="sum")
-    losses = functional.cross_entropy(logits.flatten(0, 1), positive.long().flatten(), reduction="none")
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1), positive.long().flatten(), reduction="none"
+    )
     losses = losses.view_as(owners)
     with torch.no_grad():  # the hardest negatives of each picture, three for each of its positives
         candidates = losses.masked_fill(owners != BACKGROUND, -1)
@@ -70,10 +72,11 @@ def quality_loss(
 ) -> Tuple[Tensor, Tensor]:
     """Quality focal loss on the score and distance-IoU loss on the box.
 
-    The score of a matched default box is taught to be the overlap its box reaches, all others 0, with
-    easy answers weighted down (Li et al., "Generalized focal loss", NeurIPS 2020, equation 5, beta 2).
-    So the best of the boxes on a face gets the best score, which is what suppression relies on. The box
-    loss is that of Zheng et al., "Distance-IoU loss", AAAI 2020, equation 7, doubled.
+    The score of a matched default box is taught to be the overlap its box reaches, all others 0,
+    with easy answers weighted down (Li et al., "Generalized focal loss", NeurIPS 2020, equation 5,
+    beta 2). So the best of the boxes on a face gets the best score, which is what suppression
+    relies on. The box loss is that of Zheng et al., "Distance-IoU loss", AAAI 2020, equation 7,
+    doubled.
 
     Args: as for ``multibox_loss``.
     """

@@ -1,9 +1,9 @@
 """Which default box answers for which face.
 
-Two ways: the paper's (section 2.2, "Matching strategy") and adaptive selection (Zhang et al., "Bridging
-the gap between anchor-based and anchor-free detection", CVPR 2020, algorithm 1), which sets the overlap
-a face demands by what the default boxes around it can give. The small faces that WIDER FACE is full of
-overlap no default box by half, so the paper's rule leaves them one box each.
+Two ways: the paper's (section 2.2, "Matching strategy") and adaptive selection (Zhang et al.,
+"Bridging the gap between anchor-based and anchor-free detection", CVPR 2020, algorithm 1), which
+sets the overlap a face demands by what the default boxes around it can give. The small faces that
+WIDER FACE is full of overlap no default box by half, so the paper's rule leaves them one box each.
 
 Boxes here are in pixels of the network's input: faces and ignored ``x1, y1, x2, y2``, default boxes
 ``cx, cy, w, h``. Both ways answer with (N,) int64: the number of the face, BACKGROUND or IGNORED.
@@ -45,7 +45,8 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 def match_by_overlap(
     faces: Tensor, ignored: Tensor, defaults: Tensor, threshold: float = 0.5
 ) -> Tensor:
-    """The paper's rule: the best default box of each face, then all that overlap one over ``threshold``.
+    """The paper's rule: the best default box of each face, then all that overlap one over
+    ``threshold``.
 
     Args:
         faces: (G, 4); ignored: (I, 4); defaults: (N, 4).
@@ -69,11 +70,13 @@ def match_adaptively(
     boxes_per_cell: Sequence[int],
     cells: int = 9,
 ) -> Tensor:
-    """Adaptive selection: among the boxes of the nearest cells those that overlap well *for this face*.
+    """Adaptive selection: among the boxes of the nearest cells those that overlap well *for this
+    face*.
 
-    The candidates of a face are the boxes of the ``cells`` nearest cells of each map. Its threshold is
-    the mean plus the standard deviation of their overlaps; a chosen box has its centre in the face.
-    The best candidate of a face is chosen in any case, so that no face, however small, goes untaught.
+    The candidates of a face are the boxes of the ``cells`` nearest cells of each map. Its threshold
+    is the mean plus the standard deviation of their overlaps; a chosen box has its centre in the
+    face. The best candidate of a face is chosen in any case, so that no face, however small, goes
+    untaught.
 
     Args:
         faces: (G, 4); ignored: (I, 4); defaults: (N, 4).

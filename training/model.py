@@ -1,8 +1,8 @@
 """The networks: backbone, extra layers, heads and default-box table, composed into one ``SSD``.
 
-Equation and section numbers are those of Liu et al., "SSD: Single Shot MultiBox Detector" (ECCV 2016)
-unless another source is named. All networks are fully convolutional: any input size works, the maps
-have ``ceil(side / stride)`` cells, and the default boxes keep their size in pixels.
+Equation and section numbers are those of Liu et al., "SSD: Single Shot MultiBox Detector" (ECCV
+2016) unless another source is named. All networks are fully convolutional: any input size works,
+the maps have ``ceil(side / stride)`` cells, and the default boxes keep their size in pixels.
 """
 
 import re
@@ -72,7 +72,8 @@ class SSD(nn.Module):
     def train(self, mode: bool = True) -> "SSD":
         """As usual, but a backbone that came with good statistics keeps them.
 
-        A batch of 16 pictures estimates them worse than ImageNet did, and it saves a third of the time.
+        A batch of 16 pictures estimates them worse than ImageNet did, and it saves a third of the
+        time.
         """
         super().train(mode)
         if self.norm_frozen and mode:
@@ -282,7 +283,9 @@ class Pyramid(nn.Module):
             coarse = functional.interpolate(
                 self.narrow[level](maps[level + 1]), scale_factor=2.0, mode="nearest"
             )
-            height, width = maps[level].shape[-2:]  # odd maps are one cell short of twice the coarse
+            height, width = maps[level].shape[
+                -2:
+            ]  # odd maps are one cell short of twice the coarse
             maps[level] = maps[level] + coarse[:, :, :height, :width]
         return [smooth(m) for smooth, m in zip(self.smooth, maps)] + maps[len(self.smooth) :]
 
@@ -298,9 +301,7 @@ def ssd_mobilenet_v2() -> SSD:
     """SSD on MobileNetV2 with SSDLite heads, a light pyramid and near-square boxes."""
     widths = (32, 64, 96, 128, 128, 128)
     body = Pyramid(MobileNetV2(), MobileNetV2.CHANNELS, widths)
-    heads = [
-        Head(width, len(sizes), lite_predictor) for width, sizes in zip(widths, FACE_SIZES)
-    ]
+    heads = [Head(width, len(sizes), lite_predictor) for width, sizes in zip(widths, FACE_SIZES)]
 
     def layers(input_wh: Tuple[int, int]) -> List[BoxLayer]:
         return face_layers(input_wh, FACE_SIZES, FACE_STEPS, FACE_ASPECT)
@@ -355,7 +356,8 @@ class Vgg16(nn.Module):
     def adapt(self, arrays: Dict[str, np.ndarray]) -> Dict[str, Tensor]:
         """Weights under our names, from torchvision's state dict or a Caffe-style ``block1_conv1``.
 
-        torchvision's network wants RGB divided by a deviation; its first layer is rewritten for ours.
+        torchvision's network wants RGB divided by a deviation; its first layer is rewritten for
+        ours.
         """
         state, is_torchvision = {}, any(name.startswith("features.") for name in arrays)
         names = sorted(
@@ -370,7 +372,11 @@ class Vgg16(nn.Module):
             ]
         ours = [name[: -len(".weight")] for name in self.state_dict() if name.endswith("weight")]
         for mine, theirs in zip(ours, names):
-            parts = [value for name, value in arrays.items() if re.search(theirs + r"\b|" + theirs + "_", name)]
+            parts = [
+                value
+                for name, value in arrays.items()
+                if re.search(theirs + r"\b|" + theirs + "_", name)
+            ]
             for value in parts:
                 if value.ndim == 4:
                     is_hwio = value.shape[:2] == (3, 3)
@@ -405,7 +411,7 @@ class L2Norm(nn.Module):
 
 
 class Ssd300Body(nn.Module):
-    """VGG-16 with fc6 and fc7 as convolutions and four extra pairs of layers (section 3, figure 2)."""
+    """VGG-16, fc6 and fc7 as convolutions, and four extra pairs of layers (section 3, figure 2)."""
 
     CHANNELS = (512, 1024, 512, 256, 256, 256)
 
@@ -474,7 +480,7 @@ def ssd_vgg16() -> SSD:
 
 
 class BlazeBlock(nn.Module):
-    """Depthwise 5x5 and pointwise beside a shortcut (Bazarevsky et al., "BlazeFace", 2019, figure 1)."""
+    """Depthwise 5x5, pointwise, and a shortcut (Bazarevsky et al., "BlazeFace", 2019, figure 1)."""
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
         super().__init__()
@@ -590,7 +596,7 @@ def read_arrays(path: str) -> Dict[str, np.ndarray]:
             from onnx import numpy_helper
 
             graph = onnx.load(path).graph
-            return {part.name: numpy_helper.to_array(part) for part in graph.initializer}
+            return {part.name: numpy_helper.to_array(part).copy() for part in graph.initializer}
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: value.float().numpy() for name, value in state.items()}
     except Exception as error:  # three libraries, each with its own errors for a damaged file

@@ -1,8 +1,8 @@
 """A data folder as one small file: ``python3 -m training.pack DATA FILE.tar``.
 
-For a machine that trains and has no data yet. Pictures of the training set are reduced and written anew,
-boxes scaled with them; test pictures, lists and ground truth go in as they are, so that what is measured
-does not change. Unpack with ``tar -xf``: the layout is the same.
+For a machine that trains and has no data yet. Pictures of the training set are reduced and written
+anew, boxes scaled with them; test pictures, lists and ground truth go in as they are, so that what
+is measured does not change. Unpack with ``tar -xf``: the layout is the same.
 """
 
 import argparse

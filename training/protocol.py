@@ -1,9 +1,9 @@
 """The WIDER FACE evaluation protocol: average precision with faces that do not count.
 
-Follows the published evaluation (Yang et al., "WIDER FACE", CVPR 2016, and its tool) in its particulars:
-scores are stretched to 0..1 over the whole set, precision and recall are taken at 1,000 thresholds, a
-side is ``x2 - x1 + 1`` in overlaps, and a detection on a face that does not count at this difficulty is
-neither right nor wrong.
+Follows the published evaluation (Yang et al., "WIDER FACE", CVPR 2016, and its tool) in its
+particulars: scores are stretched to 0..1 over the whole set, precision and recall are taken at
+1,000 thresholds, a side is ``x2 - x1 + 1`` in overlaps, and a detection on a face that does not
+count at this difficulty is neither right nor wrong.
 """
 
 from typing import NamedTuple, Sequence
@@ -79,9 +79,7 @@ def judge(found: Found, truth: Truth, iou_threshold: float = 0.5) -> Judged:
     return Judged(recalled, proposed, face)
 
 
-def score(
-    found: Sequence[Found], truths: Sequence[Truth], iou_threshold: float = 0.5
-) -> Curve:
+def score(found: Sequence[Found], truths: Sequence[Truth], iou_threshold: float = 0.5) -> Curve:
     """Average precision of detections over a set of pictures.
 
     Args:

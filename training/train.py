@@ -1,9 +1,9 @@
 """Train a network: ``python3 -m training.train ssd_mobilenet_v2 --data DIR``.
 
-Stops and goes on: run the same command again after a kill and it continues from the last checkpoint in
-``--out``, to the same weights. The learning rate is constant after the warm-up and falls to zero over the
-last part, so a run may be lengthened with another ``--epochs`` as long as it has not begun to fall.
-On several GPUs: ``torchrun --nproc-per-node N -m training.train ...``.
+Stops and goes on: run the same command again after a kill and it continues from the last checkpoint
+in ``--out``, to the same weights. The learning rate is constant after the warm-up and falls to zero
+over the last part, so a run may be lengthened with another ``--epochs`` as long as it has not begun
+to fall. On several GPUs: ``torchrun --nproc-per-node N -m training.train ...``.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Views(Dataset):
 
 
 class Batches:
-    """Keys of a run's batches from one step on, each epoch in its own order; a share for each rank."""
+    """Keys of a run's batches from one step on, each epoch in its own order; shared by ranks."""
 
     def __init__(self, count: int, batch: int, seed: int, first: int, last: int) -> None:
         self.count, self.batch, self.seed, self.first, self.last = count, batch, seed, first, last
@@ -86,7 +86,10 @@ class Batches:
         for step in range(self.first, self.last):
             epoch, place = divmod(step, an_epoch)
             if epoch != ordered:
-                order, ordered = np.random.default_rng((self.seed, epoch)).permutation(self.count), epoch
+                order, ordered = (
+                    np.random.default_rng((self.seed, epoch)).permutation(self.count),
+                    epoch,
+                )
             chosen = order[place * self.batch : (place + 1) * self.batch][self.rank :: self.ranks]
             yield [(epoch, int(index)) for index in chosen]
 
@@ -148,7 +151,7 @@ class Teacher:
 
 
 def make_optimiser(network: model.SSD, recipe: Recipe, rate: float) -> torch.optim.Optimizer:
-    """Norms and biases are not decayed; the backbone, which knows something already, goes slower."""
+    """Norms and biases are not decayed; the backbone, which knows something, goes slower."""
     groups: Dict[Tuple[bool, bool], List[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -321,7 +324,7 @@ class Run:
 
 
 def load_weights(network: model.SSD, path: str) -> None:
-    """Weights of a whole network from ``.npz`` (as ``training.export`` writes) or a checkpoint's average.
+    """Weights of a whole network: an ``.npz`` of ``training.export`` or a checkpoint's average.
 
     Raises:
         ConfigError: the file is not of this network.
@@ -335,7 +338,9 @@ def load_weights(network: model.SSD, path: str) -> None:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ConfigError(
-            "{} does not fit {}: {}.".format(path, network.name, str(error).splitlines()[-1].strip())
+            "{} does not fit {}: {}.".format(
+                path, network.name, str(error).splitlines()[-1].strip()
+            )
         ) from error
 
 
@@ -400,7 +405,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder in WIDER FACE's layout")
     parser.add_argument("--out", help="folder of checkpoints and log; default runs/MODEL")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="face")
-    parser.add_argument("--size", type=size, help="of the input, as 320x320; default the model's own")
+    parser.add_argument(
+        "--size", type=size, help="of the input, as 320x320; default the model's own"
+    )
     parser.add_argument("--epochs", type=float, default=50)
     parser.add_argument("--batch", type=int, default=16, help="over all GPUs together")
     parser.add_argument("--seed", type=int, default=1)
@@ -413,15 +420,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that augment")
     parser.add_argument("--log-steps", type=int, default=20)
     parser.add_argument("--save-s", type=float, default=180, help="seconds between checkpoints")
-    parser.add_argument("--stop-at", type=int, default=0, help="stop after this step, to go on later")
-    parser.add_argument("--seconds", type=float, default=0, help="stop after so long, to go on later")
+    parser.add_argument(
+        "--stop-at", type=int, default=0, help="stop after this step, to go on later"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="stop after so long, to go on later"
+    )
     options = parser.parse_args(arguments)
     options.out = options.out or os.path.join("runs", options.model)
     return options
 
 
 def size(text: str) -> List[int]:
-    """ "320x240" as [320, 240]."""
+    """[320, 240] of "320x240"."""
     width, height = (int(part) for part in text.split("x"))
     return [width, height]
 

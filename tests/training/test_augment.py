@@ -29,7 +29,11 @@ def test_boxes_lie_in_the_view_and_have_an_area(recipe):
         rng = np.random.default_rng(seed)
         view = augment.example(pixels, faces, faces[:1] + 3, (96, 96), recipe, rng)
         for boxes in (view.faces, view.ignored):
-            assert boxes.dtype == np.float32 and boxes.min(initial=0) >= 0 and boxes.max(initial=0) <= 96
+            assert (
+                boxes.dtype == np.float32
+                and boxes.min(initial=0) >= 0
+                and boxes.max(initial=0) <= 96
+            )
             assert (boxes[:, 2:] > boxes[:, :2]).all()
         some += len(view.faces)
     assert some > 60

@@ -1,4 +1,4 @@
-"""Figures of a model by hand, on made judgements and on a made ground truth in the official layout."""
+"""Figures of a model by hand, on made judgements and a made ground truth."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,9 @@ def test_heights_are_counted_in_classes():
     assert evaluate.taller_than(truths, 40)[0].counts.tolist() == [False, True]
     assert evaluate.taller_than(truths, 10, 40)[0].counts.tolist() == [True, False]
     found = [Found(np.array([[0.0, 0, 20, 40]]), np.array([0.99]))]
-    table = evaluate.recall_by_height(found, [Truth(truths[0].boxes[1:], truths[0].counts[1:])], 0.95)
+    table = evaluate.recall_by_height(
+        found, [Truth(truths[0].boxes[1:], truths[0].counts[1:])], 0.95
+    )
     assert table["32-48"] == 1 and table["8-12"] == 0
 
 

@@ -79,4 +79,6 @@ def test_weights_written_small_load_again(tmp_path):
     other = model.MODELS["blazeface"]()
     train.load_weights(other, path)
     for name, value in made.state_dict().items():
-        torch.testing.assert_close(other.state_dict()[name].float(), value.float(), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            other.state_dict()[name].float(), value.float(), atol=1e-3, rtol=1e-3
+        )

@@ -62,7 +62,9 @@ def test_a_batch_without_faces_gives_numbers():
     offsets, logits, owners, _, defaults = case()
     owners[:] = BACKGROUND
     for judge in (loss.multibox_loss, loss.quality_loss):
-        score_loss, box_loss = judge(offsets, logits, owners, torch.zeros(0, 4), defaults, VARIANCES)
+        score_loss, box_loss = judge(
+            offsets, logits, owners, torch.zeros(0, 4), defaults, VARIANCES
+        )
         assert torch.isfinite(score_loss) and box_loss == 0
 
 

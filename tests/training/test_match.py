@@ -20,7 +20,9 @@ def test_iou_of_a_shifted_square_is_a_third():
 
 
 def test_the_papers_rule_takes_the_best_and_all_over_a_half():
-    defaults = default([0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 4], [50, 50, 60, 60], [90, 90, 99, 99])
+    defaults = default(
+        [0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 4], [50, 50, 60, 60], [90, 90, 99, 99]
+    )
     faces = torch.tensor([[0.0, 0, 10, 10], [52.0, 52, 70, 70]])
     # 1.0, 0.8 and 0.4 of the first face; 64 / (100 + 324 - 64) = 0.18 of the second, its best.
     owner = match_by_overlap(faces, NONE, defaults)
@@ -64,8 +66,8 @@ def grid(step, size, count):
 def test_adaptive_selection_by_hand():
     """One map of 3x3 cells of 10 px, boxes of 10 px; a face of 12x10 about the middle cell.
 
-    Overlaps: the middle one 100 / 120; left and right 20 / 200 each (10 px of height, 1 px + 1 px short);
-    all others 0. Mean plus deviation is about .39, so the middle box is the only one.
+    Overlaps: the middle one 100 / 120; left and right 10 / 210 each;
+    all others 0. Mean plus deviation is about .38, so the middle box is the only one.
     """
     defaults = grid(10, 10.0, 3)
     face = torch.tensor([[9.0, 10, 21, 20]])

@@ -64,7 +64,9 @@ def test_a_fixed_norm_gives_the_same_as_its_two_steps():
 def test_the_first_box_of_a_cell_is_the_heads_first_answer():
     """The order of the table is that of the flattened heads: give one cell of one map a mark."""
     network = model.ssd_mobilenet_v2().eval()
-    maps = [torch.zeros(1, c, s, s) for c, s in zip((32, 64, 96, 128, 128, 128), (8, 4, 2, 1, 1, 1))]
+    maps = [
+        torch.zeros(1, c, s, s) for c, s in zip((32, 64, 96, 128, 128, 128), (8, 4, 2, 1, 1, 1))
+    ]
 
     class Marked(torch.nn.Module):
         def forward(self, _):
@@ -73,7 +75,9 @@ def test_the_first_box_of_a_cell_is_the_heads_first_answer():
     class Seen(torch.nn.Module):
         def forward(self, x):
             mark = x[:, :1]
-            return torch.cat([mark * 0 + n for n in range(8)], 1) + 10 * mark, mark.repeat(1, 4, 1, 1)
+            return torch.cat([mark * 0 + n for n in range(8)], 1) + 10 * mark, mark.repeat(
+                1, 4, 1, 1
+            )
 
     network.body = Marked()
     network.heads[1] = Seen()
@@ -118,7 +122,9 @@ def test_torchvisions_vgg_is_rewritten_for_our_pixels(tmp_path):
     torch.save(torchvision_names(theirs), str(tmp_path / "vgg16.pth"))
     model.load_backbone(ours, str(tmp_path / "vgg16.pth"))
     rgb = torch.randint(0, 256, (1, 3, 8, 8)).float()
-    scale, mean = (torch.tensor(v).view(3, 1, 1) for v in (model.IMAGENET_RGB.scale, model.IMAGENET_RGB.mean))
+    scale, mean = (
+        torch.tensor(v).view(3, 1, 1) for v in (model.IMAGENET_RGB.scale, model.IMAGENET_RGB.mean)
+    )
     expected = theirs.blocks[0][0]((rgb - mean) * scale)
     bgr = rgb.flip(1) - torch.tensor(model.CAFFE_BGR.mean).view(3, 1, 1)
     found = ours.body.backbone.blocks[0][0](bgr)
@@ -129,7 +135,11 @@ def test_torchvisions_vgg_is_rewritten_for_our_pixels(tmp_path):
 def test_caffe_style_vgg_arrays_are_taken_in_either_layout(tmp_path):
     theirs, ours = model.Vgg16(), model.ssd_vgg16()
     arrays, convolutions = {}, theirs.convolutions()
-    names = ["block{}_conv{}".format(b + 1, c + 1) for b, w in enumerate(model.Vgg16.WIDTHS) for c in range(len(w))]
+    names = [
+        "block{}_conv{}".format(b + 1, c + 1)
+        for b, w in enumerate(model.Vgg16.WIDTHS)
+        for c in range(len(w))
+    ]
     for name, conv in zip(names, convolutions):
         arrays["net/{}/kernel".format(name)] = conv.weight.detach().numpy().transpose(2, 3, 1, 0)
         arrays["net/{}/bias".format(name)] = conv.bias.detach().numpy()

@@ -30,7 +30,10 @@ def test_packing_reduces_the_training_pictures_only(tmp_path):
 
 
 def test_a_log_with_a_resume_in_it_is_read_once(tmp_path):
-    lines = ['{"epoch": 0.5, "score_loss": 2, "box_loss": 1}', '{"epoch": 1.0, "score_loss": 9, "box_loss": 0}']
+    lines = [
+        '{"epoch": 0.5, "score_loss": 2, "box_loss": 1}',
+        '{"epoch": 1.0, "score_loss": 9, "box_loss": 0}',
+    ]
     lines += ['{"epoch": 1.0, "score_loss": 1, "box_loss": 1, "validation_ap": 0.4}']
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     log = curves.read_log(str(tmp_path / "log.jsonl"))

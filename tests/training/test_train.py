@@ -17,7 +17,8 @@ THREADS = min(2, os.cpu_count() or 1)
 
 def arguments(root, out, *more, name="ssd_mobilenet_v2", size="64x64"):
     return [
-        name, "--data", str(root), "--out", str(out), "--size", size, "--batch", "4", "--epochs", "3",
+        name, "--data", str(root), "--out", str(out), "--size", size, "--batch", "4",
+        "--epochs", "3",
         "--validation", "0.2", "--workers", "0", "--threads", "1", "--log-steps", "2",
         "--save-s", "1000", "--device", "cpu", "--no-bf16", *more,
     ]  # fmt: skip
@@ -40,7 +41,8 @@ def test_a_broken_run_ends_with_the_weights_of_an_unbroken_one(wider, tmp_path, 
     train.main(arguments(wider, tmp_path / "broken", *more, "--stop-at", "3"))
     train.main(arguments(wider, tmp_path / "broken", *more))
     whole, broken = (
-        torch.load(str(tmp_path / name / "last.pt"), weights_only=True) for name in ("whole", "broken")
+        torch.load(str(tmp_path / name / "last.pt"), weights_only=True)
+        for name in ("whole", "broken")
     )
     assert whole["step"] == broken["step"] == 6
     for part in ("model", "average"):
