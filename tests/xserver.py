@@ -13,6 +13,7 @@ import subprocess
 import numpy as np
 
 KEY_PRESS, KEY_RELEASE, CLIENT_MESSAGE = 2, 3, 33
+SEND_EVENT = 25
 KEYCODES = {"q": 24, "f": 41, "escape": 9}  # of a PC keyboard (evdev), the default of Xvfb
 
 
@@ -109,7 +110,7 @@ class XClient:
         self.find("")
 
     def _send_event(self, window, event):
-        self._socket.sendall(struct.pack("<BBHII", 25, 0, 11, window, 0) + event)
+        self._socket.sendall(struct.pack("<BBHII", SEND_EVENT, 0, 11, window, 0) + event)
 
     def _atom(self, name):
         padded = name + b"\0" * (-len(name) % 4)
@@ -138,7 +139,8 @@ class XClient:
             head = self._exactly(32)
             if head[0] == 1:
                 return head + self._exactly(4 * struct.unpack("<I", head[4:8])[0])
-            assert head[0] != 0, "X error {} on request {}".format(head[1], request[0])
+            is_late = head[0] == 0 and head[10] == SEND_EVENT  # the window has gone in the meantime
+            assert head[0] != 0 or is_late, "X error {} on request {}".format(head[1], request[0])
 
     def _exactly(self, count):
         data = b""
