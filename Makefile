@@ -6,6 +6,7 @@ SHELL := /bin/sh
 PYTHON       ?= python3
 PYTHON36     ?= $(shell command -v python3.6 2>/dev/null || ls -d $$HOME/.pyenv/versions/3.6.*/bin/python 2>/dev/null | tail -n 1)
 DEMO_SECONDS ?= 20
+SOAK_SECONDS ?= 300
 MODEL        ?= ssd_mobilenet_v2
 SIZE         ?= 320x320
 DATA         ?= ../shared/data
@@ -14,15 +15,22 @@ ARGS         ?=
 run    := .venv/bin/python -m edge_app
 needs  := deploy/requirements
 jetson := $(wildcard /etc/nv_tegra_release)
+# What a program needs here: on a Jetson JetPack brings most of it, and Python 3.6 has pins of its own.
+ifneq ($(jetson),)
+app    := $(needs)/jetson$(if $(findstring 3.6.,$(shell $(PYTHON) --version 2>&1)),-py36).txt
+else
+app    := $(needs)/app.txt $(needs)/gstreamer.txt
+endif
 
-.PHONY: help setup demo run bench test test36 clean
+.PHONY: help setup demo run bench test test36 engine gpu-test soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: ## prepare .venv (demo and test do this themselves)
 	@sh deploy/system-packages.sh run
-	@sh deploy/venv.sh "$(PYTHON)" .venv $(needs)/app.txt $(needs)/gstreamer.txt
+	@sh deploy/venv.sh "$(PYTHON)" .venv $(app)
+	@$(if $(jetson),sh deploy/pycuda.sh .venv)
 
 demo: setup ## live boxes in a window (or on http://127.0.0.1:8080), a clip in out/demo.mp4; DEMO_SECONDS=20
 	@mkdir -p out
@@ -38,7 +46,7 @@ bench: setup ## measure every stage on a 1280x720 clip
 
 test: ## all tests, on this Python and on 3.6
 	@sh deploy/system-packages.sh test
-	@sh deploy/venv.sh "$(PYTHON)" .venv $(needs)/app.txt $(needs)/gstreamer.txt $(needs)/test.txt
+	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
 	.venv/bin/python -m pytest $(ARGS)
 	@$(MAKE) --no-print-directory test36
@@ -54,6 +62,17 @@ else
 	@sh deploy/venv.sh "$(PYTHON36)" .venv36 $(needs)/app-py36.txt $(needs)/gstreamer-py36.txt $(needs)/test-py36.txt
 	.venv36/bin/python -m pytest $(ARGS)
 endif
+
+engine: setup ## build the TensorRT engine of MODEL for the GPU here
+	$(run) convert engines/$(MODEL).onnx $(ARGS)
+
+gpu-test: ## what needs an NVIDIA GPU; says so and succeeds where there is none
+	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
+	PYTHON=.venv/bin/python sh tests/gpu/run.sh
+
+soak: setup ## five minutes of a live run with a slow consumer: frame age must not grow; SOAK_SECONDS=300
+	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
+	SOAK_SECONDS=$(SOAK_SECONDS) .venv/bin/python -m pytest -s tests/test_soak.py $(ARGS)
 
 clean: ## remove what was built here, environments included
 	rm -rf .venv .venv36 build out .pytest_cache

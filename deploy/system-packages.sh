@@ -5,7 +5,7 @@
 # Without root or apt it says what is missing and goes on: the program then reads files and USB cameras by OpenCV.
 set -eu
 
-run="libgl1 libglib2.0-0 python3-dev gcc pkg-config libgirepository1.0-dev libcairo2-dev
+run="python3-venv libgl1 libglib2.0-0 python3-dev python3-gi gcc pkg-config libgirepository1.0-dev libcairo2-dev
  gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
  gstreamer1.0-plugins-bad gstreamer1.0-libav"
 test="g++ gstreamer1.0-tools gstreamer1.0-plugins-ugly libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
@@ -34,7 +34,7 @@ else
   exit 0
 fi
 echo "Installing:$missing"
-$as_root apt-get update -qq
+$as_root apt-get update -qq || echo "The package lists could not be refreshed; going on with the old ones."
 # shellcheck disable=SC2086  # a list of words is meant
 DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
   for package in $missing; do # one unknown name must not cost the others (chromium is a snap on Ubuntu)

@@ -6,11 +6,19 @@ set -eu
 python=$1 folder=$2
 shift 2
 
-stamp=$(cat "$0" setup.cfg "$@" | sha256sum | cut -d' ' -f1)
-[ -f "$folder/ready" ] && [ "$(cat "$folder/ready")" = "$stamp" ] && exit 0
+# Each list that is installed leaves its sum in $folder/ready.
+stamp() { cat deploy/venv.sh setup.cfg "$1" | sha256sum | cut -d' ' -f1; }
+missing=
+for requirements in "$@"; do
+  grep -qs "$(stamp "$requirements")" "$folder/ready" || missing="$missing $requirements"
+done
+[ -z "$missing" ] && exit 0
 
 echo "Preparing $folder with $($python --version 2>&1)"
-[ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+own=
+[ -e /etc/nv_tegra_release ] && own=--system-site-packages # JetPack's numpy, cv2, gi and tensorrt
+# shellcheck disable=SC2086  # nothing, or one word
+[ -x "$folder/bin/python" ] || "$python" -m venv $own "$folder"
 pip="$folder/bin/python -m pip --disable-pip-version-check -q"
 if "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 7))'; then
   # pip 18 of Python 3.6 cannot see manylinux2014 wheels, and newer build tools do not run there.
@@ -21,7 +29,7 @@ else
   $pip install "setuptools<81" wheel
   build=
 fi
-for requirements in "$@"; do
+for requirements in $missing; do
   case $requirements in
     *gstreamer*)
       # One after the other: PyGObject looks for an installed pycairo when it builds.
@@ -34,9 +42,9 @@ for requirements in "$@"; do
   esac
 done
 $pip install --no-deps --no-build-isolation -e .
-"$folder/bin/python" -c 'import cv2' 2>/dev/null || {
+[ -e /etc/nv_tegra_release ] || "$folder/bin/python" -c 'import cv2' 2>/dev/null || {
   echo "opencv-python does not load here (no libGL?): taking opencv-python-headless, which has no window."
   $pip uninstall -y opencv-python
   $pip install --prefer-binary opencv-python-headless
 }
-echo "$stamp" >"$folder/ready"
+for requirements in $missing; do stamp "$requirements" >>"$folder/ready"; done

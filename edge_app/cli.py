@@ -12,7 +12,9 @@ from types import FrameType
 from typing import Any, Callable, List, Optional, Sequence
 
 from edge_app import __version__, config
-from edge_app.errors import EdgeAppError, EndOfStream
+from edge_app.camera import is_jetson, open_camera
+from edge_app.detector import Detector
+from edge_app.errors import DetectorError, EdgeAppError, EndOfStream
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,6 @@ def _report(error: EdgeAppError, verbose: bool) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Show faces from a source until it ends, the time is over, or somebody stops it."""
-    from edge_app.camera import open_camera
     from edge_app.meter import Meter
     from edge_app.overlay import Overlay
     from edge_app.pipeline import Pipeline
@@ -139,11 +140,35 @@ def show_config(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_detector(settings: config.Settings) -> Any:
-    """The detector that the settings ask for, not yet opened; ``auto`` takes the best one here."""
+def convert(options: argparse.Namespace) -> int:
+    """Build the TensorRT engine of a model, prove its precision, and compare it with ONNX Runtime."""
+    from edge_app.nvidia.convert import ConvertOptions, build
+
+    wanted = ConvertOptions(options.precision, options.output, options.sm, options.force)
+    files = build(options.onnx, wanted, print)
+    print(files.engine)
+    return 0
+
+
+def open_detector(settings: config.Settings) -> Detector:
+    """The detector that the settings ask for, not yet opened; ``auto`` is TensorRT where it works.
+
+    Raises:
+        DetectorError: TensorRT was asked for by name, and something it needs is missing.
+    """
     from edge_app.detector import OnnxDetector
 
-    return OnnxDetector(settings.detector)
+    if settings.detector.backend == "onnxruntime":
+        return OnnxDetector(settings.detector)
+    from edge_app.nvidia.detector import open_cuda_detector
+
+    try:
+        return open_cuda_detector(settings.detector)
+    except DetectorError as error:
+        if settings.detector.backend == "tensorrt":
+            raise
+        log.log(logging.WARNING if is_jetson() else logging.DEBUG, "on the CPU, since: %s", error)
+        return OnnxDetector(settings.detector)
 
 
 def open_displays(settings: config.Settings, detector: Any, camera: Any) -> Any:
@@ -259,6 +284,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--source", metavar="URI", help="default: the generated scene")
     sub.add_argument("--frames", metavar="N", type=_positive(int), default=300)
     sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+    sub = add("convert", convert, "Build the TensorRT engine of a model, on the device it is for.")
+    sub.add_argument("onnx", metavar="ONNX", help="the model; its card lies beside it")
+    sub.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    sub.add_argument("--output", metavar="DIR", help="default: beside the ONNX")
+    sub.add_argument("--sm", type=int, default=0, help="for another GPU, for instance 86")
+    sub.add_argument("--force", action="store_true", help="keep an engine that fails the comparison")
 
     add("config", show_config, "Print the settings in force and where each came from.")
     return parser
