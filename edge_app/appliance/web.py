@@ -1,8 +1,8 @@
 """The live view: one page, one motion-JPEG stream, one JSON object; a display like any other.
 
-aiohttp runs on a thread with an event loop of its own. The main thread hands over the newest picture and
-never waits: a viewer that is slow, or gone, skips pictures and slows nobody. However many viewers there
-are, a picture is encoded once; without a viewer it is not encoded at all.
+aiohttp runs on a thread with an event loop of its own. The main thread hands over the newest picture
+and never waits: a viewer that is slow, or gone, skips pictures and slows nobody. However many viewers
+there are, a picture is encoded once; without a viewer it is not encoded at all.
 """
 
 import asyncio
@@ -10,12 +10,13 @@ import hmac
 import ipaddress
 import json
 import logging
+import math
 import os
 import secrets
+import socket
 import threading
 import time
-from collections import deque
-from typing import Any, Awaitable, Callable, Deque, Dict, NamedTuple, Optional, Set
+from typing import Any, Awaitable, Callable, Dict, List, NamedTuple, Optional, Set
 
 from edge_app import __version__
 from edge_app.config import WebSettings
@@ -33,6 +34,15 @@ _STOP_S = 1.0  # how long stopping may take, viewers or not
 _FAREWELL_S = 0.05  # for aiohttp's own tasks to notice that their connections are cut
 _SNAPSHOT_S = 2.0  # how long a snapshot waits for a picture
 _FAILURES, _FAILURES_S = 5, 60.0  # wrong tokens an address may send in that time
+_ADDRESSES = 1000  # whose failures are remembered; the oldest go first
+_SENDING_S = 20.0  # a viewer that takes longer for one picture is cut off
+_SEND_BUFFER_BYTES = 128 << 10  # what the kernel holds for a viewer, hence how old its picture gets
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",  # no other site may embed the picture
+}
 
 
 class _Shown(NamedTuple):
@@ -202,7 +212,11 @@ class _Server:
         async def guarded(request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
             return await self._guard.check(request, handler)
 
+        async def harden(request: Any, response: Any) -> None:
+            response.headers.update(_HEADERS)
+
         app = web.Application(middlewares=[guarded])
+        app.on_response_prepare.append(harden)
         app.router.add_get("/", self._page)
         app.router.add_get("/stream.mjpg", self._stream)
         app.router.add_get("/snapshot.jpg", self._snapshot)
@@ -252,19 +266,35 @@ class _Server:
         )
         await response.prepare(request)
         transport = request.transport
+        if transport is None:
+            return response
         self._viewers.add(transport)
+        transport.set_write_buffer_limits(high=0)
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES
+        )
         try:
+            await response.write(b"--picture\r\n")
             while not self._ended.is_set():
                 await self._fresh.wait()
-                jpeg = self._jpeg
-                if jpeg:
-                    head = "--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
-                    await response.write(head.format(len(jpeg)).encode() + jpeg + b"\r\n")
-        except ConnectionError:
-            log.debug("a viewer left")
+                if self._jpeg:
+                    await asyncio.wait_for(self._send(request, response), _SENDING_S)
+        except (ConnectionError, asyncio.TimeoutError):
+            log.debug("a viewer left, or was too slow")
+            transport.abort()
         finally:
             self._viewers.discard(transport)
         return response
+
+    async def _send(self, request: Any, response: Any) -> None:
+        """Send the newest picture, and wait until the kernel has all of it.
+
+        The line that ends a picture goes with it: a browser shows a picture only when it sees that line,
+        which would otherwise be a picture later.
+        """
+        head = "Content-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n".format(len(self._jpeg))
+        await response.write(head.encode() + self._jpeg + b"\r\n--picture\r\n")
+        await request.writer.drain()
 
     async def _snapshot(self, request: Any) -> Any:
         from aiohttp import web
@@ -306,13 +336,18 @@ class _Server:
                     {"box": [round(float(side), 1) for side in box], "score": round(score, 4)}
                     for box, score in shown.faces
                 ],
-                camera_fps=round(figures.camera_fps, 1),
-                detect_fps=round(figures.detect_fps, 1),
-                display_fps=round(figures.display_fps, 1),
-                steps_ms={step: round(value, 2) for step, value in figures.steps_ms.items()},
+                camera_fps=_rounded(figures.camera_fps, 1),
+                detect_fps=_rounded(figures.detect_fps, 1),
+                display_fps=_rounded(figures.display_fps, 1),
+                steps_ms={step: _rounded(value, 2) for step, value in figures.steps_ms.items()},
                 dropped=figures.dropped,
             )
         return status
+
+
+def _rounded(value: float, digits: int) -> Optional[float]:
+    """``None``, JSON's null, for what is not a finite number: JSON has no NaN."""
+    return round(value, digits) if math.isfinite(value) else None
 
 
 class _Guard:
@@ -325,7 +360,7 @@ class _Guard:
     def __init__(self, token: str, is_local: bool) -> None:
         self._token = token.encode("utf-8")
         self._is_local = is_local
-        self._failures: Dict[str, Deque[float]] = {}
+        self._failures: Dict[str, List[float]] = {}  # by address, oldest first
 
     async def check(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """Answer a request, or refuse it."""
@@ -341,10 +376,6 @@ class _Guard:
             )
         else:
             response = await handler(request)
-        if not response.prepared:
-            response.headers["Cache-Control"] = "no-store"
-            response.headers["X-Content-Type-Options"] = "nosniff"
-            response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     def _refuse(self, request: Any, now: float) -> Any:
@@ -355,19 +386,20 @@ class _Guard:
         if not self._token:
             return None
         peer = request.remote or ""
-        failures = self._failures.setdefault(peer, deque())
-        while failures and now - failures[0] > _FAILURES_S:
-            failures.popleft()
+        failures = [at for at in self._failures.pop(peer, []) if now - at <= _FAILURES_S]
+        if failures:
+            self._failures[peer] = failures
         if len(failures) >= _FAILURES:
             return 429, "too many wrong tokens; wait a minute"
         given = request.query.get("token") or request.cookies.get(_COOKIE) or ""
         if not given and request.headers.get("Authorization", "").startswith("Bearer "):
             given = request.headers["Authorization"][len("Bearer ") :]
         if hmac.compare_digest(given.encode("utf-8", "replace"), self._token):
-            if not failures:
-                del self._failures[peer]
             return None
-        failures.append(now)
+        if given:  # whoever just asks has not guessed
+            self._failures[peer] = failures + [now]
+            if len(self._failures) > _ADDRESSES:
+                del self._failures[next(iter(self._failures))]
         return 401, "a token is needed: open this address with ?token=..."
 
 

@@ -165,6 +165,55 @@ def test_a_viewer_that_does_not_read_slows_nobody(make):
         eager.close()
 
 
+def test_a_viewer_that_paused_goes_on_with_the_newest_picture(make):
+    noise = np.random.RandomState(0).randint(0, 255, (360, 640, 3)).astype(np.uint8)
+
+    def show(display, shade):
+        one = picture()
+        one.pixels[:] = noise
+        one.pixels[:, :64] = shade
+        display.show(one)
+        time.sleep(0.01)
+
+    def shade_of(jpeg):
+        return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[:, 10:50].mean()
+
+    with make(max_rate_hz=1000.0) as display:
+        viewer = open_stream(display, buffer_bytes=65536)
+        for _ in range(50):
+            show(display, 50)
+        assert display.encoded > 20  # some hundred kilobytes each: far more than a viewer is owed
+        for _ in range(3):
+            show(display, 200)
+        old = 0
+        while shade_of(first_jpeg(viewer)) < 120:
+            show(display, 200)
+            old += 1
+        viewer.close()
+    assert old <= 5
+
+
+def test_figures_that_are_not_numbers_are_null(make):
+    nan = float("nan")
+    with make() as display:
+        display.show(picture()._replace(figures=Figures(nan, nan, nan, nan, {"network": nan}, {})))
+        _, body = get(display.url + "/api/status")
+    status = json.loads(body.decode(), parse_constant=pytest.fail)
+    assert status["camera_fps"] is None and status["steps_ms"] == {"network": None}
+
+
+def test_every_answer_is_kept_from_caches_and_other_sites(make):
+    with make() as display, Shower(display):
+        for path in ("/", "/stream.mjpg", "/snapshot.jpg", "/api/status", "/missing"):
+            try:
+                answer = urllib.request.urlopen(display.url + path, timeout=10)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
+                assert answer.headers["Cache-Control"] == "no-store", path
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin", path
+
+
 def test_the_rate_is_bounded(make):
     with make(max_rate_hz=5.0) as display, Shower(display, pace_s=0.002) as shower:
         connection = open_stream(display)
@@ -229,6 +278,7 @@ def test_the_token_opens_the_page_by_header_query_and_cookie(make):
 def test_wrong_tokens_are_counted_and_then_refused(make):
     with make(host="0.0.0.0", token="secret") as display:
         url = display.url.replace("0.0.0.0", "127.0.0.1")
+        assert [get(url + "/")[0] for _ in range(9)] == [401] * 9  # asking is no guess
         answers = [get(url + "/?token=guess{}".format(n))[0] for n in range(7)]
         assert answers == [401] * 5 + [429] * 2
         assert get(url + "/?token=secret")[0] == 429
