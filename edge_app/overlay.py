@@ -86,7 +86,7 @@ def _draw_ring(
 
 
 def _draw_score(canvas: np.ndarray, corner_xy: Tuple[int, int], text: str, line_px: int) -> None:
-    """Dark on a ground of the box's colour: above the box, or inside where there is no room above."""
+    """Dark on a ground of the box's colour: above the box, or inside where there is no room."""
     import cv2
 
     height, width = canvas.shape[:2]
@@ -101,9 +101,7 @@ def _draw_score(canvas: np.ndarray, corner_xy: Tuple[int, int], text: str, line_
     top = min(top, max(height - label_h, 0))
     canvas[top : top + label_h, left : left + label_w] = BOX_BGR
     place = (left + pad_px, top + pad_px // 2 + text_h)
-    cv2.putText(
-        canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, RIM_BGR, line_px, cv2.LINE_AA
-    )
+    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, RIM_BGR, line_px, cv2.LINE_AA)
 
 
 def _draw_bar(canvas: np.ndarray, figures: Figures) -> None:
@@ -124,9 +122,7 @@ def _draw_bar(canvas: np.ndarray, figures: Figures) -> None:
     ground = canvas[height - (2 * text_h + below_px) :]
     np.right_shift(ground, 2, out=ground)
     place = (text_h // 2, height - text_h // 2 - below_px)
-    cv2.putText(
-        canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, BAR_BGR, line_px, cv2.LINE_AA
-    )
+    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, BAR_BGR, line_px, cv2.LINE_AA)
 
 
 def _wordings(figures: Figures) -> Tuple[str, ...]:

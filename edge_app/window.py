@@ -1,9 +1,9 @@
 """A window on the screen, in a process of its own.
 
-Why a process: the libraries under ``cv2.imshow`` end the *whole process* when the screen fails them.
-Qt calls ``abort()`` when it cannot connect to the X server, and ``exit(1)`` when the connection breaks
-later; GTK and Xlib do the latter too. None of them can be asked not to. In a process of its own the
-window may die, and the camera, the web page and the clip go on.
+Why a process: the libraries under ``cv2.imshow`` end the *whole process* when the screen fails
+them. Qt calls ``abort()`` when it cannot connect to the X server, and ``exit(1)`` when the connection
+breaks later; GTK and Xlib do the latter too. None of them can be asked not to. In a process of its own
+the window may die, and the camera, the web page and the clip go on.
 
 The picture goes through shared memory: the parent lays it there when the window has said that it is
 done with the last one, so nothing tears and nothing queues up.
@@ -299,9 +299,9 @@ class _Window:
     def is_drawn(self) -> bool:
         """Whether the window draws itself; takes up to half a second when it does not.
 
-        With Qt 5.15.13 and later (OpenCV from PyPI since 4.10) about one window in eight stays black for
-        ever on an X server without a window manager: Qt loses the event that says that it was mapped.
-        One that draws has a piece of memory in common with the server.
+        With Qt 5.15.13 and later (OpenCV from PyPI since 4.10) about one window in eight stays black
+        for ever on an X server without a window manager: Qt loses the event that says that it was
+        mapped. One that draws has a piece of memory in common with the server.
         """
         is_local_qt = os.environ.get("DISPLAY", "").startswith(":") and (
             "QT" in getattr(self._cv2, "currentUIFramework", str)()
@@ -314,7 +314,7 @@ class _Window:
         return not is_local_qt
 
     def show(self, pixels: np.ndarray) -> bool:
-        """Show (H, W, 3) uint8 BGR, the first of which gives the window its size; see ``is_open``."""
+        """Show (H, W, 3) uint8 BGR; the first gives the window its size. See ``is_open``."""
         if not self._is_sized:
             height, width = pixels.shape[:2]
             shrink = min(1.0, _LARGEST_WH[0] / width, _LARGEST_WH[1] / height)

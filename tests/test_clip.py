@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import require
+from needs import require
 
 from edge_app.clip import FileDisplay
 from edge_app.errors import DisplayError
@@ -153,7 +153,9 @@ def test_a_full_disk_is_an_error_and_the_clip_so_far_can_be_played(tmp_path):
     mount = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
     script = "mount -t tmpfs -o size=24m disk {} && {} {}".format(disk, sys.executable, code)
     require(shutil.which("unshare"), "unshare (util-linux)")
-    can_mount = subprocess.run(mount + ["mount -t tmpfs -o size=1m disk {}".format(disk)]).returncode
+    can_mount = subprocess.run(
+        mount + ["mount -t tmpfs -o size=1m disk {}".format(disk)]
+    ).returncode
     require(can_mount == 0, "the right to mount a tmpfs in a namespace")
     done = subprocess.run(mount + [script], stdout=subprocess.PIPE)
     said = done.stdout.decode()

@@ -135,4 +135,8 @@ def test_figures_that_are_not_known_yet_are_a_dash():
 def test_a_picture_of_another_size_gets_another_canvas():
     overlay = Overlay()
     overlay.draw(np.zeros((360, 640, 3), np.uint8), Detections.empty())
-    assert overlay.draw(np.zeros((480, 640, 3), np.uint8), Detections.empty()).shape == (480, 640, 3)
+    assert overlay.draw(np.zeros((480, 640, 3), np.uint8), Detections.empty()).shape == (
+        480,
+        640,
+        3,
+    )

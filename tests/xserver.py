@@ -105,7 +105,9 @@ class XClient:
     def ask_to_close(self, window):
         """What a click on the cross of its frame does."""
         protocols, delete = self._atom(b"WM_PROTOCOLS"), self._atom(b"WM_DELETE_WINDOW")
-        event = struct.pack("<BBHII5I", CLIENT_MESSAGE, 32, 0, window, protocols, delete, 0, 0, 0, 0)
+        event = struct.pack(
+            "<BBHII5I", CLIENT_MESSAGE, 32, 0, window, protocols, delete, 0, 0, 0, 0
+        )
         self._send_event(window, event)
         self.find("")
 
