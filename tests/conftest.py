@@ -5,33 +5,16 @@ it fails instead, so that nothing is left out there by accident.
 """
 
 import os
-import re
 import shutil
 import subprocess
 
 import pytest
+from needs import opencv_has_windows, require
 from xserver import Screen
 
 from edge_app.gstreamer import PACKAGES, load_gstreamer
 
 BUILD = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "build")
-
-
-def require(is_there, what):
-    """Go on when ``is_there``; else fail under EDGE_APP_CI=1 and skip elsewhere."""
-    if is_there:
-        return
-    if os.environ.get("EDGE_APP_CI") == "1":
-        pytest.fail("missing here: " + what)
-    pytest.skip("NOT TESTED, missing here: " + what)
-
-
-def opencv_has_windows():
-    """Whether this OpenCV was built with Qt or GTK."""
-    import cv2
-
-    gui = re.search(r"^ *GUI: *(.*)$", cv2.getBuildInformation(), re.MULTILINE)
-    return gui is None or gui.group(1).strip() not in ("", "NONE")
 
 
 @pytest.fixture

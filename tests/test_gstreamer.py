@@ -296,7 +296,7 @@ def test_usb_cameras_line_takes_raw_and_jpeg(nvstub, source, jetson):
 @pytest.fixture
 def server(gstreamer, request):
     """A running RTSP server; skipped where its description for Python is missing."""
-    from conftest import require
+    from needs import require
 
     import gi
 

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import opencv_has_windows
+from needs import opencv_has_windows
 from xserver import XClient
 
 from edge_app.display import AutoDisplay, NoDisplay
