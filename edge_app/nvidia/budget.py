@@ -1,9 +1,9 @@
-"""What each kernel must move and calculate, and the time that takes on a Nano: computed, never measured.
+"""What each kernel must move and calculate, and its time on a Nano: computed, never measured.
 
     python3 -m edge_app.nvidia.budget [MODEL.onnx]
 
-A kernel cannot be faster than its bytes over the memory's rate, nor than its operations over the GPU's;
-the larger of the two is the floor given here. Launch overhead and latency come on top.
+A kernel cannot be faster than its bytes over the memory's rate, nor than its operations over the
+GPU's; the larger of the two is the floor given here. Launch overhead and latency come on top.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Memory the GPU works on, each block owned by one object. Nothing ever replaces a block: one writes into it."""
+"""Memory the GPU works on. One object owns a block; nothing replaces it, one writes into it."""
 
 from typing import Any, Optional, Tuple
 

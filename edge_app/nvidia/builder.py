@@ -3,7 +3,7 @@
     python3 -m edge_app.nvidia.builder REQUEST.json
 
 ``convert`` starts it, so that a build can be interrupted, may be killed for want of memory without
-taking the program along, and gives all its memory back. What came of it is left in ``Request.report``.
+taking the program along, and gives all its memory back. What came of it is left in the report.
 """
 
 import json
@@ -40,7 +40,9 @@ class Report(NamedTuple):
     tensorrt: str  # module and version
     half_layers: int
     layers: int  # with a floating-point answer
-    proof: str  # "inspector": of the finished engine; "network": types of the strongly typed network
+    proof: (
+        str  # "inspector": of the finished engine; "network": types of the strongly typed network
+    )
 
 
 class BuildError(Exception):
@@ -213,7 +215,7 @@ def _keep_timing_cache(config: Any, path: str) -> None:
 
 
 def _network_share(trt: Any, network: Any) -> Tuple[int, int]:
-    """(half, all) layers with a floating-point answer; in a strongly typed network these are final."""
+    """(half, all) layers with a floating-point answer; final in a strongly typed network."""
     half = floats = 0
     for index in range(network.num_layers):
         layer = network.get_layer(index)

@@ -62,7 +62,7 @@ def files_of(onnx_path: str, folder: Optional[str] = None) -> EngineFiles:
 
 
 def l4t_release(path: str = "/etc/nv_tegra_release") -> str:
-    """"32.7.1" on a Jetson, "" elsewhere."""
+    """ "32.7.1" on a Jetson, "" elsewhere."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             words = file.readline().replace(",", " ").split()
@@ -101,7 +101,7 @@ def load_record(path: str) -> Record:
 
 
 def publish(temporary: str, path: str) -> None:
-    """Put a finished file in its place so that a power cut leaves the old or the new one, never half."""
+    """Put a finished file in its place: a power cut leaves the old or the new one, never half."""
     _sync(temporary)
     os.replace(temporary, path)
     _sync(os.path.dirname(os.path.abspath(path)))

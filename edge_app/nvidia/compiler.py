@@ -1,4 +1,4 @@
-"""CUDA C to a cubin, by nvcc or by NVRTC; done when an engine is made, since a service has no nvcc on its PATH."""
+"""CUDA C to a cubin, by nvcc or NVRTC, when an engine is made: a service has no nvcc on its PATH."""
 
 import ctypes
 import glob

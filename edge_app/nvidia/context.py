@@ -13,9 +13,18 @@ from edge_app.errors import DetectorError
 _ADVICE = (
     ("out of memory", "Close other programs, choose a smaller network or add swap."),
     ("no CUDA-capable device", "Is this machine's GPU visible to this user (group video)?"),
-    ("launch failure", "The GPU is lost to this process; start it again. See 'dmesg' for the cause."),
-    ("illegal address", "The GPU is lost to this process; start it again and report this as a fault."),
-    ("kernel image", "The compiled kernels are for another GPU: run 'edge-app convert' on this one."),
+    (
+        "launch failure",
+        "The GPU is lost to this process; start it again. See 'dmesg' for the cause.",
+    ),
+    (
+        "illegal address",
+        "The GPU is lost to this process; start it again and report this as a fault.",
+    ),
+    (
+        "kernel image",
+        "The compiled kernels are for another GPU: run 'edge-app convert' on this one.",
+    ),
 )
 
 
@@ -44,11 +53,11 @@ def import_driver() -> Any:
 
 
 class explained:
-    """Turn what pycuda raises inside ``with`` into a ``DetectorError`` that says what was being done.
+    """Turn what pycuda raises inside ``with`` into a ``DetectorError`` that says what was done.
 
-    pycuda's MemoryError and RuntimeError are its own, derived from its ``Error``, not the built-ins.
-    Their traceback is dropped: its frames hold streams and kernels, which pycuda destroys with the last
-    reference, and that must not be after their context.
+    pycuda's MemoryError and RuntimeError are its own, derived from its ``Error``, not built-ins.
+    Their traceback is dropped: its frames hold streams and kernels, which pycuda destroys with the
+    last reference, and that must not be after their context.
 
     Args:
         action: in the -ing form.
@@ -127,7 +136,7 @@ def _current_context() -> Optional[int]:
     """Handle of this thread's current context.
 
     pycuda (2022.1 to 2026.1) pushes a context to detach it and counts on its destruction to pop it
-    again, which the release of a primary context does not do. So ``close`` looks and pops it itself.
+    again, which the release of a primary context does not do. So ``close`` pops it itself.
     """
     handle = ctypes.c_void_p()
     _library().cuCtxGetCurrent(ctypes.byref(handle))

@@ -1,4 +1,4 @@
-"""ONNX and card to an engine and kernels in the cache: built in a child process, tried, then published."""
+"""ONNX and card to engine and kernels in the cache: built in a child process, tried, published."""
 
 import ctypes
 import json
@@ -14,7 +14,7 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 from edge_app.card import ModelCard, card_path, load_card, sha256_of, verify_model
 from edge_app.errors import DetectorError
 from edge_app.nvidia import builder, cache, compiler, parity
-from edge_app.nvidia.builder import MIB, Report, Request
+from edge_app.nvidia.builder import Report, Request
 from edge_app.nvidia.cache import EngineFiles, Fingerprint, Record
 from edge_app.nvidia.context import CudaContext, Gpu, describe_gpu
 from edge_app.nvidia.engine import import_tensorrt
@@ -47,8 +47,8 @@ def build(
     """Make the engine and the kernels, try them, and put them in the cache.
 
     The engine that was there stays until the new one has passed. Without a GPU (TensorRT-RTX builds
-    without one) the parity gate cannot run: the engine is marked unverified, and the first start on a
-    GPU runs the gate.
+    without one) the parity gate cannot run: the engine is marked unverified, and the first start
+    on a GPU runs the gate.
 
     Args:
         onnx_path: the model; its card lies beside it.
@@ -122,9 +122,7 @@ def ensure(onnx_path: str, card: ModelCard, gpu: Gpu, progress: Progress = log.i
     if not record.verified:
         progress("trying the engine, which was never run on a GPU")
         record = _gate(onnx_path, card, files.engine, record, False, progress)
-        cache.save_record(
-            record._replace(kernels=cache.kernels_entry(files, gpu.sm)), files.record
-        )
+        cache.save_record(record._replace(kernels=cache.kernels_entry(files, gpu.sm)), files.record)
     return files
 
 
@@ -225,7 +223,9 @@ def workspace_rungs(largest_mib: int = 0, meminfo: str = "/proc/meminfo") -> Lis
         largest_mib: 0 takes 40 % of the memory that is available, 512 MiB at most.
     """
     if not largest_mib:
-        largest_mib = max(RUNGS_MIB[-1], min(RUNGS_MIB[0], int(MEMORY_SHARE * _available_mib(meminfo))))
+        largest_mib = max(
+            RUNGS_MIB[-1], min(RUNGS_MIB[0], int(MEMORY_SHARE * _available_mib(meminfo)))
+        )
     return [largest_mib] + [rung for rung in RUNGS_MIB if rung < largest_mib]
 
 

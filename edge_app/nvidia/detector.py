@@ -1,6 +1,6 @@
-"""The detector that never leaves the GPU: frame in mapped memory, kernel, engine, kernels, faces in mapped memory.
+"""The detector that never leaves the GPU.
 
-One stream, nothing allocated in the loop, no tensor copied back, one wait a frame.
+Frame in mapped memory, preprocess kernel, engine, NMS kernels, faces in mapped memory: one stream, nothing allocated in the loop, no tensor copied back, one wait a frame.
 """
 
 import logging
@@ -50,7 +50,7 @@ def open_cuda_detector(
 
 
 class CudaDetector(Detector):
-    """See ``Detector``. Entered, used and left by one thread, which holds the GPU's primary context.
+    """See ``Detector``. Entered, used and left by one thread, which holds the primary context.
 
     Args:
         settings: ``model`` is the ONNX; engine and kernels lie beside it and are made when they are
@@ -58,9 +58,7 @@ class CudaDetector(Detector):
         progress: is told about that, as by ``convert.build``.
     """
 
-    def __init__(
-        self, settings: DetectorSettings, progress: convert.Progress = log.info
-    ) -> None:
+    def __init__(self, settings: DetectorSettings, progress: convert.Progress = log.info) -> None:
         self._settings = settings
         self._progress = progress
         self._stack = ExitStack()
@@ -152,7 +150,9 @@ class _FrameInput:
     def place(self, pixels: np.ndarray, stream: Stream) -> Source:
         """Put a picture where the GPU reads it; one that is there already (``on_gpu``) stays."""
         source: Optional[Source] = getattr(pixels, "on_gpu", None)
-        if source is None and (pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3):
+        if source is None and (
+            pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3
+        ):
             raise DetectorError(
                 "a frame must be (H, W, 3) uint8, not {} {}.".format(pixels.shape, pixels.dtype)
             )

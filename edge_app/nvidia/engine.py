@@ -1,7 +1,7 @@
-"""A TensorRT engine, from the file to the queue: the two generations of its interface in two functions.
+"""A TensorRT engine, from file to queue: both generations of its interface in two functions.
 
-TensorRT 8.2 numbers its tensors ("bindings"), TensorRT 10 and later name them; 8.5 and 8.6 do both. We
-ask for what is there and never compare versions. Nothing else in the program knows the difference.
+TensorRT 8.2 numbers its tensors ("bindings"), TensorRT 10 and later name them; 8.5 and 8.6 do both.
+We ask for what is there and never compare versions. Nothing else in the program knows the difference.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from edge_app.errors import DetectorError
 
 
 class EngineRefused(DetectorError):
-    """TensorRT does not take this file: it is damaged, or of another version or GPU. Build it again."""
+    """TensorRT does not take this file: damaged, or of another version or GPU. Build it again."""
 
 
 class Tensor(NamedTuple):
@@ -143,10 +143,14 @@ class Engine:
             with open(self._path, "rb") as file:
                 plan = file.read()
         except OSError as error:
-            raise EngineRefused("no engine at {}: {}.".format(self._path, error.strerror)) from error
+            raise EngineRefused(
+                "no engine at {}: {}.".format(self._path, error.strerror)
+            ) from error
         try:
             self._held.append(self._trt.Runtime(self._log))
-            self._held.append(self._made("deserialise", self._held[0].deserialize_cuda_engine(plan)))
+            self._held.append(
+                self._made("deserialise", self._held[0].deserialize_cuda_engine(plan))
+            )
             self._held.append(self._made("run", self._held[1].create_execution_context()))
             self.tensors = describe_tensors(self._trt, self._held[1])
         except BaseException:

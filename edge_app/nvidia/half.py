@@ -1,7 +1,7 @@
 """An ONNX in half precision with float32 ends, for builders that take the types from the model.
 
-TensorRT 11 and TensorRT-RTX have no FP16 flag: what shall run in half precision must stand so in the
-ONNX. Softmax stays in float32, so that scores near 0.95 are not rounded to steps of 0.0005.
+TensorRT 11 and TensorRT-RTX have no FP16 flag: what shall run in half precision must stand so in
+the ONNX. Softmax stays in float32, so that scores near 0.95 are not rounded to steps of 0.0005.
 """
 
 from typing import Any, List, Set

@@ -2,8 +2,8 @@
 
 Source ``jetson:csi://0`` (any URI of jetson-utils after the colon) and display ``jetson`` or
 ``jetson:URI``. NVIDIA's jetson-utils is built on the device; the package of that name on PyPI is
-another program. Both of its generations are spoken: 2022 (JetPack 4.6, module ``jetson.utils``, where a
-timeout raises) and 2023 and later (``jetson_utils``, where it gives None).
+another program. Both of its generations are spoken: 2022 (JetPack 4.6, module ``jetson.utils``, where
+a timeout raises) and 2023 and later (``jetson_utils``, where it gives None).
 """
 
 import time
@@ -25,7 +25,7 @@ BLACK = (0, 0, 0, 160)
 _FLIPS = {"horizontal-flip": "horizontal", "vertical-flip": "vertical"}
 _HALF_TURN = {"none": "rotate-180", "rotate-180": "none"}
 _MISSING = (
-    "{}. NVIDIA's jetson-utils is built on the Jetson (github.com/dusty-nv/jetson-inference, branch of your "
+    "{}. NVIDIA's jetson-utils is built on the Jetson (dusty-nv/jetson-inference, branch of your "
     "JetPack); the package of that name on PyPI is something else."
 )
 
@@ -119,14 +119,19 @@ class JetsonCamera(Camera):
         started = time.monotonic()
         try:
             return self._source.Capture(format="rgb8", timeout=max(1, int(1000 * timeout_s)))
-        except Exception as error:  # jetson-utils raises plain Exception; the older one also in vain
+        except (
+            Exception
+        ) as error:  # jetson-utils raises plain Exception; the older one also in vain
             if time.monotonic() - started >= 0.9 * timeout_s:
                 return None
             raise CameraError("{} failed: {}".format(self.name, error)) from error
 
     def _keep(self, image: Any) -> GpuPixels:
         """Copy into the ring; the CPU's view of the copy."""
-        if not self._ring or (self._ring[0].width, self._ring[0].height) != (image.width, image.height):
+        if not self._ring or (self._ring[0].width, self._ring[0].height) != (
+            image.width,
+            image.height,
+        ):
             self._ring = [
                 self._utils.cudaAllocMapped(width=image.width, height=image.height, format="rgb8")
                 for _ in range(RING)

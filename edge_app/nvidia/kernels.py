@@ -1,4 +1,4 @@
-"""The kernels of preprocess.cu and nms.cu as Python calls: modules, argument types, launch shapes."""
+"""The kernels of preprocess.cu and nms.cu as Python calls: modules, arguments, launch shapes."""
 
 from typing import Any, List, NamedTuple, Sequence, Tuple
 
@@ -210,7 +210,7 @@ class Kernels:
         block: Tuple[int, int, int],
         stream: Stream,
         *arguments: Any,
-        shared_bytes: int = 0
+        shared_bytes: int = 0,
     ) -> None:
         if not self._functions:
             raise DetectorError("the kernels are not loaded.")

@@ -1,4 +1,4 @@
-"""The network on the GPU: an engine, checked against its card, with memory for its three tensors."""
+"""The network on the GPU: an engine, checked against its card, with memory for its tensors."""
 
 from contextlib import ExitStack
 from typing import Dict, Tuple

@@ -98,7 +98,9 @@ def _overlaps(wanted: Answer, found: Answer, defaults: np.ndarray, variances: An
     scores = wanted[1]
     least = np.sort(scores)[-min(LEAST_BOXES, len(scores))]
     chosen = np.flatnonzero(scores >= min(CANDIDATE, least))
-    first, second = [boxes.decode(a[0][chosen], defaults[chosen], variances) for a in (wanted, found)]
+    first, second = [
+        boxes.decode(a[0][chosen], defaults[chosen], variances) for a in (wanted, found)
+    ]
     whole = np.all(first[:, 2:] > first[:, :2], axis=1)
     corner_1 = np.maximum(first[whole, :2], second[whole, :2])
     corner_2 = np.minimum(first[whole, 2:], second[whole, 2:])
@@ -107,9 +109,7 @@ def _overlaps(wanted: Answer, found: Answer, defaults: np.ndarray, variances: An
     return np.where(union > 0, inside / np.maximum(union, np.float32(1e-12)), np.float32(0))
 
 
-def _faces(
-    wanted: Answer, found: Answer, defaults: np.ndarray, variances: Any
-) -> Tuple[int, int]:
+def _faces(wanted: Answer, found: Answer, defaults: np.ndarray, variances: Any) -> Tuple[int, int]:
     """(faces of the reference, faces that one side has and the other lacks).
 
     A face within SCORE_LIMIT of SHOWN may fall on either side of it, so the other side is searched

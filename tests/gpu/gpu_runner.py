@@ -1,4 +1,4 @@
-"""The kernels on a GPU behind the interface of tests/nvidia/kernel_runner.Runner: arrays go there and back."""
+"""The kernels on a GPU behind the interface of kernel_runner.Runner: arrays go there and back."""
 
 import numpy as np
 
@@ -35,13 +35,15 @@ class GpuRunner:
                 copies.append((memory, argument))
                 values.append(memory)
             else:
-                values.append(np.int32(argument) if isinstance(argument, int) else np.float32(argument))
+                values.append(
+                    np.int32(argument) if isinstance(argument, int) else np.float32(argument)
+                )
         with explained("running " + name):
             self._function(name)(
                 *values,
                 grid=(tuple(grid) + (1, 1))[:3],
                 block=(tuple(block) + (1, 1))[:3],
-                shared=dynamic_bytes
+                shared=dynamic_bytes,
             )
             self._driver.Context.synchronize()
         for memory, argument in copies:

@@ -17,7 +17,10 @@ from contextlib import ExitStack
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.dirname(os.path.dirname(HERE)), os.path.join(os.path.dirname(HERE), "nvidia")]
+sys.path[:0] = [
+    os.path.dirname(os.path.dirname(HERE)),
+    os.path.join(os.path.dirname(HERE), "nvidia"),
+]
 
 from edge_app import boxes  # noqa: E402
 from edge_app.card import card_path, load_card  # noqa: E402
@@ -244,7 +247,9 @@ def main():
 def print_table(gpu, card, count, rounds, ours, torch, cpu, faces, inference, to_300, upload):
     print("{} (sm_{}), {}, medians of {} rounds, microseconds".format(
         gpu.name, gpu.sm, time.strftime("%Y-%m-%d"), rounds[1]))  # fmt: skip
-    print("\n| step | faces | ours, GPU time | torch + torchvision, GPU time | OpenCV + NumPy, CPU |")
+    print(
+        "\n| step | faces | ours, GPU time | torch + torchvision, GPU time | OpenCV + NumPy, CPU |"
+    )
     print("|---|---|---|---|---|")
     for name in ["preprocess"] + [case[0] for case in CASES]:
         size = "{}x{}".format(*card.input.size_wh)

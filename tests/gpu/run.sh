@@ -35,7 +35,8 @@ else
     missing tensorrt_rtx && "$python" -m pip install -q --target "$site" tensorrt-rtx-cu12==1.7.1.116
 fi
 PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONPATH
+EDGE_APP_GPU_TEST=1
+export PYTHONPATH EDGE_APP_GPU_TEST
 
 status=0
 step() { # step NAME COMMAND...: run it, keep its output, go on after a failure

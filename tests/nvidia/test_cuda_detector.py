@@ -131,9 +131,7 @@ def test_open_and_close_again_and_again_leaves_nothing(machine, settings):
         detector.detect(pixels, 0.5)
 
 
-def test_out_of_memory_at_any_allocation_frees_everything(
-    machine, settings, monkeypatch
-):
+def test_out_of_memory_at_any_allocation_frees_everything(machine, settings, monkeypatch):
     pixels = Scene((96, 96)).render(0)
     failures = 0
     for nth in range(1, 40):

@@ -10,7 +10,17 @@ from edge_app.nvidia import kernels
 
 MEAN, SCALE = (123.675, 116.28, 103.53), (0.0171, 0.0175, 0.0174)
 LSB = max(SCALE) * 1.0001
-SIZES = [(1280, 720), (640, 480), (320, 320), (321, 319), (300, 300), (7, 5), (1, 1), (2, 1), (1920, 1080)]
+SIZES = [
+    (1280, 720),
+    (640, 480),
+    (320, 320),
+    (321, 319),
+    (300, 300),
+    (7, 5),
+    (1, 1),
+    (2, 1),
+    (1920, 1080),
+]
 
 
 def stretch(runner, source, pixel_format, size_wh, spec, pitch=None, order=0):
@@ -50,7 +60,9 @@ def test_bgr_is_what_the_cpu_detector_makes(preprocess_kernels, size_wh, order):
     got = stretch(preprocess_kernels, pixels, "BGR", size_wh, spec)
     want = Stretch(spec)(pixels)[0]
     assert np.abs(got - want).max() <= LSB
-    if cv2.__version__.startswith(("4.6", "5.0")):  # where it was seen; elsewhere a vector unit may round
+    if cv2.__version__.startswith(
+        ("4.6", "5.0")
+    ):  # where it was seen; elsewhere a vector unit may round
         assert got.tobytes() == want.tobytes()
 
 
@@ -80,7 +92,10 @@ def test_other_colour_orders_give_the_same(preprocess_kernels, pixel_format, cod
     pixels, spec = picture((641, 479)), spec_of()
     want = stretch(preprocess_kernels, pixels, "BGR", (641, 479), spec)
     other = cv2.cvtColor(pixels, code)
-    assert stretch(preprocess_kernels, other, pixel_format, (641, 479), spec).tobytes() == want.tobytes()
+    assert (
+        stretch(preprocess_kernels, other, pixel_format, (641, 479), spec).tobytes()
+        == want.tobytes()
+    )
 
 
 def test_rows_may_be_further_apart_than_they_are_long(preprocess_kernels):

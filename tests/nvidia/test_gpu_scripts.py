@@ -19,12 +19,23 @@ def environment(nvidia, standin, nvcc):
         LD_LIBRARY_PATH=standin.folder,
         CUDA_ROOT=str(nvcc),
         TRT_STANDIN="10.3.0",
+        EDGE_APP_GPU_TEST="1",
         EDGE_APP_GPU_CASES="28",
     )
 
 
 def test_the_gpu_tests_pass_on_the_stand_in(environment):
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "tests/gpu",
+    ]
     done = subprocess.run(
         command + ["-k", "not every_default_box"],
         cwd=ROOT,
@@ -38,7 +49,14 @@ def test_the_gpu_tests_pass_on_the_stand_in(environment):
 
 
 def test_the_measurement_prints_its_table(environment):
-    command = [sys.executable, os.path.join("tests", "gpu", "measure.py"), "--rounds", "1", "--warm", "0"]
+    command = [
+        sys.executable,
+        os.path.join("tests", "gpu", "measure.py"),
+        "--rounds",
+        "1",
+        "--warm",
+        "0",
+    ]
     text = subprocess.check_output(command, cwd=ROOT, env=environment, universal_newlines=True)
     assert "CPU emulated Tegra X1 (sm_53)" in text
     for row in ("preprocess 1280x720 to 320x320", "decode + NMS at 0.95 | ", "inference | - | "):

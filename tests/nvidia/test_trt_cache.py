@@ -125,7 +125,9 @@ def test_an_unverified_engine_passes_the_gate_once_at_its_first_start(desk):
     elsewhere = fingerprint._replace(gpu=cache.ANY_GPU)
     desk.record(verified=False, parity={}, kernels={}, fingerprint=elsewhere)
     said = desk.start()
-    assert "never run on a GPU" in said and "parity over" in said and "compiling the kernels" in said
+    assert (
+        "never run on a GPU" in said and "parity over" in said and "compiling the kernels" in said
+    )
     assert cache.load_record(desk.files.record).verified
     assert desk.start() == ""
 

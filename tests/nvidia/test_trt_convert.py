@@ -91,7 +91,9 @@ def test_an_engine_that_differs_is_refused_and_the_old_one_stays(
     assert cache.load_record(files.record).fingerprint.precision == "fp16"
     _, said = convert_it(model, precision="fp32", force=True)
     assert "FORCED: the engine is used although a score differs" in said
-    assert cache.load_record(files.record).parity["score_difference"] == pytest.approx(0.05, abs=1e-4)
+    assert cache.load_record(files.record).parity["score_difference"] == pytest.approx(
+        0.05, abs=1e-4
+    )
 
 
 def test_with_too_little_memory_smaller_workspaces_are_tried(machine, tensorrt, model, monkeypatch):
@@ -282,9 +284,7 @@ def is_running(pid):
         return False
 
 
-def test_without_onnx_runtime_the_gate_says_what_is_missing(
-    machine, tensorrt, model, monkeypatch
-):
+def test_without_onnx_runtime_the_gate_says_what_is_missing(machine, tensorrt, model, monkeypatch):
     tensorrt("8.2.1")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DetectorError, match="ONNX Runtime is not installed"):
@@ -293,7 +293,10 @@ def test_without_onnx_runtime_the_gate_says_what_is_missing(
 
 INSPECTED = {
     "Layers": [
-        {"Name": "a", "Outputs": [{"Format/Datatype": "Channel major FP16 format where channel % 2 == 0"}]},
+        {
+            "Name": "a",
+            "Outputs": [{"Format/Datatype": "Channel major FP16 format where channel % 2 == 0"}],
+        },
         {"Name": "b", "Outputs": [{"Format/Datatype": "Half"}]},
         {"Name": "c", "Outputs": [{"Format/Datatype": "Row major linear FP32 format"}]},
         {"Name": "d", "Outputs": [{"Format/Datatype": "Int32"}]},

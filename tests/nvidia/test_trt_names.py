@@ -51,7 +51,12 @@ def expected(release):
 def names_in(module, folders, libraries=""):
     """{class: names of the table} that a real module has, asked in a process of its own."""
     environment = dict(os.environ, LD_LIBRARY_PATH=libraries, PYTHONPATH=os.pathsep.join(folders))
-    command = [sys.executable, "-c", DUMP.format(module=module), os.path.join(HERE, "trt_names.json")]
+    command = [
+        sys.executable,
+        "-c",
+        DUMP.format(module=module),
+        os.path.join(HERE, "trt_names.json"),
+    ]
     text = subprocess.check_output(command, env=environment, universal_newlines=True)
     return {kind: sorted(names) for kind, names in json.loads(text.splitlines()[-1]).items()}
 
@@ -98,7 +103,10 @@ def test_no_other_name_is_used():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and _root(node) in TENSORRT_OBJECTS:
                 used.add(node.attr)
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("hasattr", "getattr"):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "hasattr",
+                "getattr",
+            ):
                 word = getattr(node.args[1], "value", getattr(node.args[1], "s", None))
                 used.update([word] if isinstance(word, str) else [])
     assert len(used) > 40

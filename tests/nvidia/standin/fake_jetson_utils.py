@@ -95,7 +95,11 @@ def module(generation, frames):
 
     made.clock, made.texts, made.allocated, made.synchronised = [0.0], [], 0, 0
     made.videoSource, made.videoOutput, made.cudaFont = videoSource, videoOutput, cudaFont
-    made.cudaDrawLine, made.cudaMemcpy, made.cudaAllocMapped = cudaDrawLine, cudaMemcpy, cudaAllocMapped
+    made.cudaDrawLine, made.cudaMemcpy, made.cudaAllocMapped = (
+        cudaDrawLine,
+        cudaMemcpy,
+        cudaAllocMapped,
+    )
     made.cudaToNumpy = lambda image: image.array
     made.cudaDeviceSynchronize = lambda: None
     return made

@@ -1,8 +1,8 @@
 """Build the stand-in libcuda.so.1 (and libcuda.so for linking) from libcuda.c.
 
-    python3 libcuda.py FOLDER                          before pycuda is compiled: something to link with
-    python3 libcuda.py FOLDER .../pycuda/_driver*.so   afterwards: adds a function answering 801 (not supported)
-                                                       for each that pycuda's module wants and libcuda.c lacks
+python3 libcuda.py FOLDER                          before pycuda is compiled: something to link with
+python3 libcuda.py FOLDER .../pycuda/_driver*.so   afterwards: adds a function answering 801 (not supported)
+                                                   for each that pycuda's module wants and libcuda.c lacks
 """
 
 import os

@@ -294,7 +294,9 @@ class Runtime:
     def deserialize_cuda_engine(self, plan):
         plan = bytes(plan)
         if plan[:4] != _MAGIC:
-            return self._fail("Serialization assertion magicTagRead == kMAGIC_TAG failed. Magic tag does not match")
+            return self._fail(
+                "Serialization assertion magicTagRead == kMAGIC_TAG failed. Magic tag does not match"
+            )
         size, length = struct.unpack("<ii", plan[4:12])
         if size != len(plan):
             return self._fail("plan.header.size == blobSize failed")
@@ -369,7 +371,9 @@ class EngineInspector:
 
     def get_engine_information(self, kind):
         assert kind == LayerInformationFormat.JSON and self._header["detailed"]
-        word = "Channel major FP16 format" if self._header["half"] else "Row major linear FP32 format"
+        word = (
+            "Channel major FP16 format" if self._header["half"] else "Row major linear FP32 format"
+        )
         layers = [
             {"Name": "layer {}".format(n), "Outputs": [{"Name": "t", "Format/Datatype": word}]}
             for n in range(10)
