@@ -1,5 +1,6 @@
 """Frames out of GStreamer, by PyGObject: bounded pull, bus messages as events, bounded stop."""
 
+import ctypes
 import logging
 import threading
 import time
@@ -30,6 +31,7 @@ def load_gstreamer() -> Any:
     Raises:
         ImportError: PyGObject or GStreamer's description for it is not installed.
     """
+    _prefer_libgcc()
     import gi
 
     try:
@@ -41,6 +43,19 @@ def load_gstreamer() -> Any:
 
     Gst.init(None)
     return Gst
+
+
+def _prefer_libgcc() -> None:
+    """Make libgcc's exception handling the one that libraries loaded later find.
+
+    Debian's GStreamer brings libunwind, and GObject's introspection puts its symbols before those of
+    whatever is loaded after it. libunwind also has an ``_Unwind_Resume``, which does not fit exceptions
+    that libgcc began: the first one that ONNX Runtime threw inside itself was a segmentation fault.
+    """
+    try:
+        ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        log.debug("no libgcc_s here, so nothing to put first")
 
 
 class GStreamerCamera(Camera):

@@ -342,3 +342,19 @@ def test_network_address_with_odd_characters_reaches_the_source_unchanged():
     uri = 'rtsp://host/cam?a=1&b="x" ! fakesink'
     launch = rtsp(uri, SMALL, False)
     assert launch.properties["location"] == uri and "fakesink" not in launch.text
+
+
+def test_libraries_loaded_after_gstreamer_can_still_throw(gstreamer, tmp_path):
+    path = tmp_path / "garbage.onnx"
+    path.write_bytes(b"not a network")
+    script = (
+        "from edge_app.gstreamer import load_gstreamer\n"
+        "load_gstreamer()\n"
+        "import onnxruntime\n"
+        "try:\n"
+        "    onnxruntime.InferenceSession({!r})\n"
+        "except Exception as error:\n"
+        "    print('thrown')\n"
+    ).format(str(path))
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"thrown\n")
