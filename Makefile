@@ -22,7 +22,7 @@ else
 app    := $(needs)/app.txt $(needs)/gstreamer.txt
 endif
 
-.PHONY: help setup demo run bench test test36 engine gpu-test soak clean
+.PHONY: help setup demo run bench test test36 test-training train evaluate export engine gpu-test soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,11 @@ test: ## all tests, on this Python and on 3.6
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
 	.venv/bin/python -m pytest $(ARGS)
 	@$(MAKE) --no-print-directory test36
+ifdef EDGE_APP_CI
+	@$(MAKE) --no-print-directory test-training
+else
+	@echo "The tests of training/ need PyTorch, which is large: make test-training."
+endif
 
 test36: ## the tests on Python 3.6, the original Nano's
 ifeq ($(PYTHON36),)
@@ -62,6 +67,22 @@ else
 	@sh deploy/venv.sh "$(PYTHON36)" .venv36 $(needs)/app-py36.txt $(needs)/gstreamer-py36.txt $(needs)/test-py36.txt
 	.venv36/bin/python -m pytest $(ARGS)
 endif
+
+test-training: ## the tests of training/ (installs PyTorch into .venv-train)
+	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
+	.venv-train/bin/python -m pytest -o addopts= -q tests/training $(ARGS)
+
+train: ## train MODEL on DATA/wider (WIDER FACE's layout); goes on where it was stopped
+	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
+	.venv-train/bin/python -m training.train $(MODEL) --data $(DATA)/wider $(ARGS)
+
+evaluate: ## average precision and calibration of engines/MODEL.onnx on DATA
+	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
+	.venv-train/bin/python -m training.evaluate engines/$(MODEL).onnx --data $(DATA) $(ARGS)
+
+export: ## runs/MODEL/last.pt to engines/MODEL.onnx and its card, for inputs of SIZE
+	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
+	.venv-train/bin/python -m training.export $(MODEL) --weights runs/$(MODEL)/last.pt --size $(SIZE) $(ARGS)
 
 engine: setup ## build the TensorRT engine of MODEL for the GPU here
 	$(run) convert engines/$(MODEL).onnx $(ARGS)
