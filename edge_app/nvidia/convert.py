@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -329,10 +330,26 @@ def _output_while_waiting(
             yield child.communicate(timeout=HEARTBEAT_S)[0]
             return
         except subprocess.TimeoutExpired:
-            progress(
-                "building the engine, {:.0f} s so far, workspace {} MiB; some minutes on a "
-                "Nano".format(time.monotonic() - started, workspace_mib)
+            text = "building the engine, {:.0f} s so far, workspace {} MiB".format(
+                time.monotonic() - started, workspace_mib
             )
+            progress(text)
+            tell_systemd(text, 6 * HEARTBEAT_S)
+
+
+def tell_systemd(status: str, more_s: float) -> None:
+    """As a service: what ``systemctl status`` shows, and that starting may take so much longer."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    message = "STATUS={}\nEXTEND_TIMEOUT_USEC={:.0f}".format(status, 1e6 * more_s)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        try:
+            channel.sendto(
+                message.encode("utf-8"), "\0" + address[1:] if address[0] == "@" else address
+            )
+        except OSError as error:
+            log.debug("systemd was not told: %s", error)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -50,3 +50,11 @@ class StandIn:
         counts = (ctypes.c_long * len(self.KINDS))()
         self._library.cuda_standin_live(counts)
         return {kind: count for kind, count in zip(self.KINDS, counts) if count}
+
+    CALLS = ("allocations", "waits", "copies", "launches")
+
+    def calls(self):
+        """How often each was asked for so far."""
+        counts = (ctypes.c_long * len(self.CALLS))()
+        self._library.cuda_standin_calls(counts)
+        return dict(zip(self.CALLS, counts))

@@ -90,6 +90,23 @@ def test_a_discrete_gpu_gets_the_frame_by_copy(machine, settings, monkeypatch):
             assert_same_faces(cuda.detect(pixels, 0.5), cpu.detect(pixels, 0.5), (320, 180))
 
 
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_frame_allocates_nothing_waits_once_and_copies_no_tensor(
+    machine, settings, monkeypatch, discrete
+):
+    if discrete:
+        monkeypatch.setenv("CUDA_STANDIN_DISCRETE", "1")
+    pixels = Scene((320, 180)).render(0)
+    with CudaDetector(settings) as cuda:
+        cuda.detect(pixels, 0.5)
+        before = machine.calls()
+        for _ in range(10):
+            cuda.detect(pixels, 0.5)
+        after = machine.calls()
+    spent = {name: (after[name] - before[name]) / 10.0 for name in after}
+    assert spent == {"allocations": 0, "waits": 1, "copies": int(discrete), "launches": 5}
+
+
 def test_every_default_box_over_the_threshold_and_an_overflow(machine, settings):
     pixels = Scene((320, 180)).render(0)
     few = settings._replace(max_candidates=100, max_faces=7)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -222,6 +223,18 @@ def test_a_heartbeat_is_heard_while_it_builds(machine, tensorrt, model, monkeypa
     monkeypatch.setattr(convert, "HEARTBEAT_S", 0.1)
     _, said = convert_it(model)
     assert said.count("building the engine, ") >= 3
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_is_told_that_it_takes_longer(tmp_path, monkeypatch, abstract):
+    address = "@edge-app-test-{}".format(os.getpid()) if abstract else str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    convert.tell_systemd("nobody listens", 30.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + address[1:] if abstract else address)
+        systemd.settimeout(5)
+        convert.tell_systemd("building", 30.0)
+        assert systemd.recv(500) == b"STATUS=building\nEXTEND_TIMEOUT_USEC=30000000"
 
 
 def test_an_interrupted_build_ends_its_child_and_leaves_nothing(

@@ -44,6 +44,12 @@ API void cuda_standin_live(long* counts) {
     counts[DEPTH] = depth;
 }
 
+/* What was asked for so far, whether or not it is alive. */
+enum { ALLOCATIONS, WAITS, COPIES, LAUNCHES, CALLS };
+static long calls[CALLS];
+static void count(int call) { __sync_fetch_and_add(&calls[call], 1); }
+API void cuda_standin_calls(long* counts) { for (int i = 0; i < CALLS; i++) counts[i] = calls[i]; }
+
 /* The Nth event since the variable got this value; then and ever after, until it changes or goes. */
 typedef struct { int seen, limit; } countdown;
 static int reached(const char* variable, countdown* c) {
@@ -123,7 +129,7 @@ API R cuCtxDestroy_v2(H c) { return cuCtxDetach(c); }
 API R cuCtxAttach(H* c, unsigned flags) { (void)flags; NEED_CONTEXT; *c = stack[depth - 1]; return OK; }
 API R cuCtxGetDevice(int* d) { NEED_CONTEXT; *d = 0; return OK; }
 API R cuCtxGetCurrent(H* c) { *c = depth ? stack[depth - 1] : NULL; return OK; }
-API R cuCtxSynchronize(void) { NEED_CONTEXT; return OK; }
+API R cuCtxSynchronize(void) { NEED_CONTEXT; count(WAITS); return OK; }
 API R cuCtxGetApiVersion(H c, unsigned* v) { (void)c; *v = 3020; return OK; }
 API R cuDevicePrimaryCtxRetain(H* c, int d) { static char primary; (void)d; *c = &primary; add(PRIMARY, 1); return OK; }
 API R cuDevicePrimaryCtxRelease_v2(int d) { (void)d; add(PRIMARY, -1); return OK; }
@@ -131,6 +137,7 @@ API R cuDevicePrimaryCtxRelease_v2(int d) { (void)d; add(PRIMARY, -1); return OK
 /* --- memory: [raw pointer][size] sit just before the 256-byte aligned block ------------------------------------ */
 static countdown allocations;
 static void* allocate(size_t n) {
+    count(ALLOCATIONS);
     if (fails("CUDA_STANDIN_FAIL_ALLOC", &allocations)) return NULL;
     if (n > TOTAL - live[BYTES]) return NULL;
     char* raw = aligned_alloc(256, ((n + 255) / 256 + 1) * 256);
@@ -157,7 +164,7 @@ API R cuMemFreeHost(void* p) { NEED_CONTEXT; return p ? release(p) : INVALID_VAL
 API R cuMemHostGetDevicePointer_v2(P* d, void* h, unsigned flags) { (void)flags; NEED_CONTEXT; *d = (P)h; return OK; }
 API R cuMemHostRegister_v2(void* p, size_t n, unsigned flags) { (void)p; (void)n; (void)flags; NEED_CONTEXT; return OK; }
 API R cuMemHostUnregister(void* p) { (void)p; NEED_CONTEXT; return OK; }
-static R copy(void* to, const void* from, size_t n) { NEED_CONTEXT; memcpy(to, from, n); return OK; }
+static R copy(void* to, const void* from, size_t n) { NEED_CONTEXT; count(COPIES); memcpy(to, from, n); return OK; }
 API R cuMemcpyHtoD_v2(P d, const void* s, size_t n) { return copy((void*)d, s, n); }
 API R cuMemcpyDtoH_v2(void* d, P s, size_t n) { return copy(d, (void*)s, n); }
 API R cuMemcpyDtoD_v2(P d, P s, size_t n) { return copy((void*)d, (void*)s, n); }
@@ -178,13 +185,13 @@ static double now_ms(void) {
 }
 API R cuStreamCreate(H* s, unsigned flags) { (void)flags; NEED_CONTEXT; *s = malloc(1); add(STREAMS, 1); return OK; }
 API R cuStreamDestroy_v2(H s) { free(s); add(STREAMS, -1); return OK; }
-API R cuStreamSynchronize(H s) { (void)s; NEED_CONTEXT; return lost() ? LAUNCH_FAILED : OK; }
+API R cuStreamSynchronize(H s) { (void)s; NEED_CONTEXT; count(WAITS); return lost() ? LAUNCH_FAILED : OK; }
 API R cuStreamQuery(H s) { (void)s; NEED_CONTEXT; return OK; }
 API R cuStreamWaitEvent(H s, H e, unsigned flags) { (void)s; (void)e; (void)flags; NEED_CONTEXT; return OK; }
 API R cuEventCreate(H* e, unsigned flags) { (void)flags; NEED_CONTEXT; *e = calloc(1, sizeof(double)); add(EVENTS, 1); return OK; }
 API R cuEventDestroy_v2(H e) { free(e); add(EVENTS, -1); return OK; }
 API R cuEventRecord(H e, H s) { (void)s; NEED_CONTEXT; *(double*)e = now_ms(); return OK; }
-API R cuEventSynchronize(H e) { (void)e; return lost() ? LAUNCH_FAILED : OK; }
+API R cuEventSynchronize(H e) { (void)e; count(WAITS); return lost() ? LAUNCH_FAILED : OK; }
 API R cuEventQuery(H e) { (void)e; return OK; }
 API R cuEventElapsedTime(float* ms, H a, H b) { *ms = *(double*)b - *(double*)a; return OK; }
 API R cuEventElapsedTime_v2(float* ms, H a, H b) { return cuEventElapsedTime(ms, a, b); }
@@ -231,6 +238,7 @@ API R cuLaunchKernel(H f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, un
     void* packed = NULL;
     (void)stream;
     NEED_CONTEXT;
+    count(LAUNCHES);
     if (fails("CUDA_STANDIN_FAIL_LAUNCH", &launches)) return LAUNCH_FAILED;
     if (bx * by * bz > 1024 || gx * gy * gz == 0) return INVALID_VALUE;
     if (shared > 49152) return OUT_OF_RESOURCES;
