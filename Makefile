@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
 PYTHON       ?= python3
-PYTHON36     ?= $(shell command -v python3.6 2>/dev/null || ls -d $$HOME/.pyenv/versions/3.6.*/bin/python 2>/dev/null | tail -n 1)
+PYTHON36     ?= $(shell for one in python3.6 $$HOME/.pyenv/versions/3.6.*/bin/python; do "$$one" -c '' 2>/dev/null && { command -v "$$one"; break; }; done)
 DEMO_SECONDS ?= 20
 SOAK_SECONDS ?= 300
 MODEL        ?= ssd_mobilenet_v2
