@@ -1,13 +1,15 @@
 """The part of a conversion that calls TensorRT: one attempt, in a process of its own.
 
-    python3 -m edge_app.nvidia.builder REQUEST.json
+    python3 -m edge_app.nvidia.builder REQUEST.json PID-OF-THE-CALLER
 
 ``convert`` starts it, so that a build can be interrupted, may be killed for want of memory without
 taking the program along, and gives all its memory back. What came of it is left in the report.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -16,6 +18,7 @@ from edge_app.nvidia.engine import import_tensorrt, logger_of
 from edge_app.nvidia.half import cast_to_half
 
 MIB = 1 << 20
+_PR_SET_PDEATHSIG = 1  # of prctl(2): the signal we get when our parent dies
 HALF_WORDS = ("fp16", "half")  # in the inspector's "Format/Datatype", by release
 
 
@@ -268,7 +271,11 @@ def _report(
 
 
 def main(arguments: List[str]) -> int:
-    """Carry out a request file; 0 after a success."""
+    """Carry out a request file for the process that started us; 0 after a success."""
+    # A build must not go on for minutes after the program was killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(arguments[1]):
+        return 1
     with open(arguments[0], encoding="utf-8") as file:
         request = Request(**json.load(file))
     try:

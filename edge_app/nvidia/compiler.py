@@ -54,7 +54,8 @@ def find_compiler() -> Compiler:
     for path in candidates:
         if os.access(path, os.X_OK):
             text = subprocess.check_output([path, "--version"], encoding="utf-8", errors="replace")
-            return Compiler("nvcc", path, text.strip().splitlines()[-1])
+            release = [line for line in text.splitlines() if "release" in line] or [path]
+            return Compiler("nvcc", path, release[0].strip())
     for path in _nvrtc_paths():
         nvrtc = Nvrtc(path)
         if nvrtc.makes_cubins:

@@ -1,6 +1,5 @@
 """ONNX and card to engine and kernels in the cache: built in a child process, tried, published."""
 
-import ctypes
 import json
 import logging
 import os
@@ -27,7 +26,6 @@ RUNGS_MIB = (512, 256, 128, 64, 16)
 MEMORY_SHARE = 0.4  # of what is available; the rest is for the weights and the desktop
 HEARTBEAT_S = 5.0
 STOP_S = 5.0
-_PR_SET_PDEATHSIG = 1
 
 Progress = Callable[[str], None]  # told at least every HEARTBEAT_S seconds while something is built
 
@@ -294,7 +292,7 @@ def _attempt(request: Request, progress: Progress) -> Report:
     path = request.report + ".request"
     with open(path, "w", encoding="utf-8") as file:
         json.dump(request._asdict(), file)
-    command = [sys.executable, "-m", "edge_app.nvidia.builder", path]
+    command = [sys.executable, "-m", "edge_app.nvidia.builder", path, str(os.getpid())]
     root = os.path.dirname(os.path.dirname(compiler.FOLDER))
     python_path = os.pathsep.join([root] + [p for p in [os.environ.get("PYTHONPATH", "")] if p])
     child = subprocess.Popen(
@@ -302,7 +300,6 @@ def _attempt(request: Request, progress: Progress) -> Report:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=dict(os.environ, PYTHONPATH=python_path),
-        preexec_fn=_die_with_parent,
     )
     try:
         output = b"".join(_output_while_waiting(child, request.workspace_mib, progress))
@@ -359,8 +356,3 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.communicate()
-
-
-def _die_with_parent() -> None:
-    """In the child: a build must not go on for minutes after the program was killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
