@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Callable, List, Optional, Sequence
 
 from edge_app import __version__, config
-from edge_app.camera import is_jetson, open_camera
+from edge_app.camera import Camera, is_jetson, open_camera
 from edge_app.detector import Detector
 from edge_app.errors import DetectorError, EdgeAppError, EndOfStream
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     settings = _settings(options).settings
     stopping = _stop_on_signals()
     meter, tracker, overlay = Meter(), Tracker(settings.faces), Overlay(settings.display.figures)
-    detector, camera = open_detector(settings), open_camera(settings.camera)
+    detector, camera = open_detector(settings), open_source(settings)
     limits = _Limits(options.frames, options.seconds)
     pipeline = Pipeline(camera, detector, tracker.threshold, meter)
     status = 0
@@ -171,7 +171,17 @@ def open_detector(settings: config.Settings) -> Detector:
         return OnnxDetector(settings.detector)
 
 
-def open_displays(settings: config.Settings, detector: Any, camera: Any) -> Any:
+def open_source(settings: config.Settings) -> Camera:
+    """The camera that the settings ask for, not yet opened; ``jetson:URI`` keeps frames on the GPU."""
+    source = settings.camera.source
+    if source.startswith("jetson:"):
+        from edge_app.nvidia.jetson import JetsonCamera
+
+        return JetsonCamera(source[len("jetson:") :], settings.camera)
+    return open_camera(settings.camera)
+
+
+def open_displays(settings: config.Settings, detector: Detector, camera: Camera) -> Any:
     """The displays that the settings ask for, not yet opened."""
     from edge_app import display
 
@@ -180,7 +190,12 @@ def open_displays(settings: config.Settings, detector: Any, camera: Any) -> Any:
 
         return WebDisplay(settings.web, detector, camera)
 
-    return display.open_displays(settings.display, make_web)
+    def make_jetson(uri: str) -> Any:
+        from edge_app.nvidia.jetson import JetsonDisplay
+
+        return JetsonDisplay(uri or "display://0")
+
+    return display.open_displays(settings.display, make_web, {"jetson": make_jetson})
 
 
 class _Limits:

@@ -1,8 +1,8 @@
 """Where pictures go: a window, a web page, a clip, nothing, or several of them at once."""
 
 import logging
-from types import TracebackType
-from typing import Callable, List, Optional, Sequence, Tuple, Type
+from types import MappingProxyType, TracebackType
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple, Type
 
 from edge_app.config import DisplaySettings
 from edge_app.errors import ConfigError, DisplayError
@@ -11,6 +11,7 @@ from edge_app.frames import Picture
 _LOG = logging.getLogger(__name__)
 
 MakeDisplay = Callable[[], "Display"]
+Plugged = Mapping[str, Callable[[str], "Display"]]
 
 
 class Display:
@@ -199,7 +200,9 @@ def _close_quietly(display: Display) -> None:
         _LOG.debug("closing: %s", error)
 
 
-def open_displays(settings: DisplaySettings, make_web: MakeDisplay) -> Displays:
+def open_displays(
+    settings: DisplaySettings, make_web: MakeDisplay, plugged: Plugged = MappingProxyType({})
+) -> Displays:
     """The displays that the settings ask for, to be opened by ``with``.
 
     ``settings.kind`` is a comma-separated list of ``window``, ``web``, ``file:PATH``, ``none`` and
@@ -207,12 +210,13 @@ def open_displays(settings: DisplaySettings, make_web: MakeDisplay) -> Displays:
 
     Args:
         make_web: makes the web page, which is not this module's business.
+        plugged: further kinds, by name; each is given what stands behind ``NAME:``.
 
     Raises:
         ConfigError: an unknown kind, or none at all.
     """
     members = [
-        (word, _maker(word, make_web, settings.fullscreen))
+        (word, _maker(word, make_web, plugged, settings.fullscreen))
         for word in (part.strip() for part in settings.kind.split(","))
         if word
     ]
@@ -221,7 +225,9 @@ def open_displays(settings: DisplaySettings, make_web: MakeDisplay) -> Displays:
     return Displays(members)
 
 
-def _maker(word: str, make_web: MakeDisplay, fullscreen: bool) -> MakeDisplay:
+def _maker(
+    word: str, make_web: MakeDisplay, plugged: Plugged, fullscreen: bool
+) -> MakeDisplay:
     def make_window() -> Display:
         from edge_app.window import WindowDisplay
 
@@ -240,9 +246,12 @@ def _maker(word: str, make_web: MakeDisplay, fullscreen: bool) -> MakeDisplay:
     }
     if word.startswith("file:") and len(word) > len("file:"):
         return make_file
+    kind, _, rest = word.partition(":")
+    if kind in plugged:
+        return lambda: plugged[kind](rest)
     if word not in simple:
         raise ConfigError(
-            "display.kind: {!r} is not a display; choose from window, web, file:PATH, none, "
-            "auto, or several with commas between".format(word)
+            "display.kind: {!r} is not a display; choose from {}, or several with commas "
+            "between".format(word, ", ".join(["window", "web", "file:PATH", "none", "auto", *plugged]))
         )
     return simple[word]
