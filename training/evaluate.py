@@ -12,6 +12,7 @@ the two numbers that ``training.export`` folds into the heads.
 import argparse
 import json
 import os
+import re
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
@@ -27,7 +28,7 @@ from training.protocol import Found, Truth
 
 DIFFICULTIES = ("easy", "medium", "hard")
 SHOWN = 0.95  # the score at which the product shows a face
-SCORE_FLOOR = 0.01  # detections under it are not counted: they move the precision's far end only
+SCORE_FLOOR = 0.001  # detections under it are not counted; calibrated scores fall off steeply
 SMALLEST_PX = 6.0  # of a face at the network's input, in calibration: smaller ones teach nothing
 HEIGHT_PX = 40.0  # faces at least this tall, for the recall at 0.1 false boxes an image
 SIZE_STEPS_PX = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # classes of face height in the picture
@@ -215,22 +216,46 @@ def near_report(detector: OnnxDetector, folder: str, list_name: str) -> Dict[str
     return figures
 
 
-def calibrate(detector: OnnxDetector, root: str, share: float, seed: int) -> Tuple[float, float]:
-    """Fit the scores on the validation part; faces too small for the network do not count."""
-    samples, _ = data.wider_split(root, "train")
-    _, validating = data.split_validation(samples, share, seed)
+def best(judgement: Judgement) -> Judgement:
+    """The best detections, twice as many as there are faces: those whose scores matter."""
+    kept = np.argsort(-judgement.scores, kind="mergesort")[: 2 * judgement.faces]
+    return judgement._replace(
+        scores=judgement.scores[kept], right=judgement.right[kept], overlap=judgement.overlap[kept]
+    )
+
+
+def lowest_score(judgement: Judgement, precision: float) -> float:
+    """The lowest score at and above which precision is at least so high; 1 if there is none."""
+    order = np.argsort(-judgement.scores, kind="mergesort")
+    reached = np.cumsum(judgement.right[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(reached >= precision)
+    return float(judgement.scores[order[good[-1]]]) if len(good) else 1.0
+
+
+def calibrate(
+    detector: OnnxDetector, samples: Sequence[data.Sample], precision: float
+) -> Tuple[float, float]:
+    """Factor and shift of the logit, from pictures that were not trained on.
+
+    The factor is Platt's. The shift puts 0.95, where the product shows a face, at the lowest score
+    that keeps the wanted precision. Faces too small for the network do not count.
+    """
     truths = []
-    for sample, truth in zip(validating, plain_truths(validating)):
+    for sample, truth in zip(samples, plain_truths(samples)):
         height, width = cv2.imread(sample.path).shape[:2]
         scale = np.sqrt(np.prod(detector.card.input.size_wh) / (width * height))
         side = np.sqrt(np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1))
         truths.append(Truth(truth.boxes, truth.counts & (side * scale >= SMALLEST_PX)))
-    judgement = judge_all(detect(detector, validating, "validation part"), truths)
-    factor, shift = fit_platt(judgement)
-    print("validation at 0.95 before calibration: {}".format(rounded(at_score(judgement, SHOWN))))
-    odds = np.log(judgement.scores / np.maximum(1 - judgement.scores, 1e-9))
-    after = judgement._replace(scores=1 / (1 + np.exp(-(factor * odds + shift))))
-    print("validation at 0.95 after calibration:  {}".format(rounded(at_score(after, SHOWN))))
+    judgement = judge_all(detect(detector, samples, "validation part"), truths)
+    factor, platt_shift = fit_platt(best(judgement))
+    shown = np.clip(lowest_score(judgement, precision), 1e-6, 1 - 1e-6)
+    shift = float(np.log(SHOWN / (1 - SHOWN)) - factor * np.log(shown / (1 - shown)))
+    print("{} pictures, {} faces".format(len(samples), judgement.faces))
+    for name, one in (("Platt", platt_shift), ("chosen", shift)):
+        scores = np.clip(judgement.scores, 1e-9, 1 - 1e-9)
+        odds = factor * np.log(scores / (1 - scores)) + one
+        after = judgement._replace(scores=1 / (1 + np.exp(-odds)))
+        print("{} shift {:.3f}, at 0.95: {}".format(name, one, rounded(at_score(after, SHOWN))))
     return factor, shift
 
 
@@ -284,6 +309,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("onnx", help="the model; its card lies beside it")
     parser.add_argument("--data", required=True, help="folder with wider/ and near/")
     parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--precision", type=float, default=0.99, help="wanted at 0.95, to calibrate")
+    parser.add_argument(
+        "--events",
+        default=r"\d{1,2}--",
+        help="pattern of the events to calibrate on; default WIDER's own, 0 to 61",
+    )
     parser.add_argument("--validation", type=float, default=0.05, help="as given to training.train")
     parser.add_argument("--seed", type=int, default=1, help="as given to training.train")
     parser.add_argument("--threads", type=int, default=0)
@@ -296,7 +327,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     )
     with OnnxDetector(settings) as detector:
         if options.calibrate:
-            factor, shift = calibrate(detector, wider, options.validation, options.seed)
+            samples, _ = data.wider_split(wider, "train")
+            _, samples = data.split_validation(samples, options.validation, options.seed)
+            samples = [s for s in samples if re.match(options.events, s.name)]
+            factor, shift = calibrate(detector, samples, options.precision)
             print("--factor {:.4f} --shift {:.4f}".format(factor, shift))
             return
         figures, curves = wider_report(detector, wider)

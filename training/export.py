@@ -28,6 +28,7 @@ LICENCE = (
     "research, non-commercial: trained on WIDER FACE (CC BY-NC-ND, non-commercial research) and "
     "small sets without a stated licence"
 )
+OUR_DATA = "80% of WIDER FACE's validation split and four small sets (6,227 images)"
 # Operators of the ONNX parser of TensorRT 8.2 that our networks may use.
 OPERATORS = frozenset(
     "Add AveragePool Clip Concat Constant Conv Div Gather Identity MaxPool Mul Pad Pow ReduceL2 "
@@ -230,6 +231,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--factor", type=float, default=1.0, help="calibration (training.evaluate)")
     parser.add_argument("--shift", type=float, default=0.0, help="calibration")
     parser.add_argument("--save-weights", help="write the weights to this .npz as well")
+    parser.add_argument("--trained-on", default=OUR_DATA, help="which data, for the card")
     parser.add_argument("--note", default="", help="how it was trained, for the card")
     options = parser.parse_args(arguments or None)
     network = model.MODELS[options.model]()
@@ -237,7 +239,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     if options.save_weights:
         save_weights(network, options.save_weights)
     about: Dict[str, Any] = {
-        "data": "80% of WIDER FACE's validation split and four small sets (6,227 images)",
+        "data": options.trained_on,
         "note": options.note,
     }
     if options.weights.endswith(".pt"):
