@@ -1,6 +1,6 @@
 """Which faces are on the screen: two thresholds, so that a face at 94 to 96% does not flicker."""
 
-from typing import List, Optional, Set
+from typing import List, Optional
 
 import numpy as np
 
@@ -24,7 +24,10 @@ class Tracker:
     """Follows faces from frame to frame by overlap (IoU), greedily, best score first.
 
     A face appears when it scores at least ``show``. It stays while a detection of at least ``keep``
-    overlaps its last box by ``match_iou``, and is remembered for ``memory_s`` without one. A box below
+    overlaps its last box by ``match_iou``, and is remembered for ``memory_s`` without one. What found
+    no partner is tried again with boxes of twice the size, so that a fast face takes its box along
+    instead of leaving it behind (Yang et al., "Hard to track objects with irregular motions and
+    similar appearances? Make it easier by buffering the matching space", WACV 2023). A box below
     ``show`` that belongs to no shown face is never drawn.
     """
 
@@ -47,33 +50,41 @@ class Tracker:
         Returns:
             The faces to show, best first. A face missed in this frame keeps its last box and score.
         """
-        free = set(range(len(self._tracks)))
-        overlaps = iou(faces.boxes, self._boxes()) if free and len(faces) else None
-        for index, (box, score) in enumerate(faces):
-            match = self._match(overlaps[index], free) if overlaps is not None else None
-            if match is not None:
-                free.discard(match)
-                if score >= self._settings.keep:
-                    self._tracks[match] = _Track(box, score, captured_at)
-            elif score >= self._settings.show:
-                self._tracks.append(_Track(box, score, captured_at))
+        tracks = self._partners(faces)
+        for (box, score), track in zip(faces, tracks):
+            seen = _Track(box, score, captured_at)
+            if track is None and score >= self._settings.show:
+                self._tracks.append(seen)
+            elif track is not None and score >= self._settings.keep:
+                self._tracks[track] = seen
         self._tracks = [
             track
             for track in self._tracks
             if captured_at - track.seen_at <= self._settings.memory_s
         ]
         self._tracks.sort(key=lambda track: -track.score)
-        return self._shown()
+        scores = np.asarray([track.score for track in self._tracks], np.float32)
+        return Detections(self._boxes(), scores)
 
-    def _match(self, overlaps: np.ndarray, free: Set[int]) -> Optional[int]:
-        best = max(free, key=lambda position: overlaps[position], default=None)
-        if best is None or overlaps[best] < self._settings.match_iou:
-            return None
-        return best
+    def _partners(self, faces: Detections) -> List[Optional[int]]:
+        """For each face the position of the track it continues; no track twice."""
+        partners: List[Optional[int]] = [None] * len(faces)
+        free = set(range(len(self._tracks)))
+        for factor in (1.0, 2.0):
+            overlaps = iou(_enlarged(faces.boxes, factor), _enlarged(self._boxes(), factor))
+            for face in range(len(faces)):
+                if partners[face] is None and free:
+                    best = max(free, key=lambda track: overlaps[face, track])
+                    if overlaps[face, best] >= self._settings.match_iou:
+                        partners[face] = best
+                        free.discard(best)
+        return partners
 
     def _boxes(self) -> np.ndarray:
         return np.asarray([track.box for track in self._tracks], np.float32).reshape(-1, 4)
 
-    def _shown(self) -> Detections:
-        scores = np.asarray([track.score for track in self._tracks], np.float32)
-        return Detections(self._boxes(), scores)
+
+def _enlarged(boxes: np.ndarray, factor: float) -> np.ndarray:
+    """(N, 4) boxes scaled about their centres."""
+    grown = (boxes[:, 2:] - boxes[:, :2]) * np.float32((factor - 1) / 2)
+    return np.concatenate([boxes[:, :2] - grown, boxes[:, 2:] + grown], axis=1)

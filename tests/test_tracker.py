@@ -58,6 +58,21 @@ def test_a_moving_face_is_followed(tracker):
         assert now.boxes.tolist() == [box]
 
 
+def test_a_fast_face_leaves_no_box_behind(tracker):
+    for number in range(5):
+        box = [10 + 40 * number, 10, 50 + 40 * number, 50]  # a whole width from frame to frame
+        now = tracker.update(faces((box, 0.97)), number * 0.1)
+        assert now.boxes.tolist() == [box]
+
+
+def test_the_nearer_of_two_tracks_is_continued(tracker):
+    beside = [52, 10, 92, 50]
+    tracker.update(faces((HERE, 0.96), (beside, 0.99)), 0.0)
+    moved = [20, 10, 60, 50]
+    now = tracker.update(faces((moved, 0.9), ([60, 10, 100, 50], 0.9)), 0.1)
+    assert sorted(now.boxes.tolist()) == [moved, [60, 10, 100, 50]]
+
+
 def test_two_faces_keep_their_boxes_best_first(tracker):
     tracker.update(faces((HERE, 0.96), (THERE, 0.99)), 0.0)
     now = tracker.update(faces((HERE, 0.98), (THERE, 0.85)), 0.1)
