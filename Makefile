@@ -9,6 +9,7 @@ DEMO_SECONDS ?= 20
 SOAK_SECONDS ?= 300
 MODEL        ?= ssd_mobilenet_v2
 SIZE         ?= 320x320
+OUT          ?= runs/export
 DATA         ?= ../shared/data
 ARGS         ?=
 
@@ -49,9 +50,10 @@ test: ## all tests, on this Python and on 3.6
 	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
 	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest tests/nvidia $(ARGS)
 	@$(MAKE) --no-print-directory test36
 ifdef EDGE_APP_CI
-	@$(MAKE) --no-print-directory test-training
+	@$(MAKE) --no-print-directory test-training ARGS='-m "not slow" $(ARGS)'
 else
 	@echo "The tests of training/ need PyTorch, which is large: make test-training."
 endif
@@ -66,23 +68,25 @@ ifeq ($(PYTHON36),)
 else
 	@sh deploy/venv.sh "$(PYTHON36)" .venv36 $(needs)/app-py36.txt $(needs)/gstreamer-py36.txt $(needs)/test-py36.txt
 	.venv36/bin/python -m pytest $(ARGS)
+	.venv36/bin/python -m pytest tests/nvidia $(ARGS)
 endif
 
 test-training: ## the tests of training/ (installs PyTorch into .venv-train)
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
-	.venv-train/bin/python -m pytest -o addopts= -q tests/training $(ARGS)
+	.venv-train/bin/python -m pytest -q tests/training $(ARGS)
 
 train: ## train MODEL on DATA/wider (WIDER FACE's layout); goes on where it was stopped
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
-	.venv-train/bin/python -m training.train $(MODEL) --data $(DATA)/wider $(ARGS)
+	.venv-train/bin/python -m training.train $(MODEL) --data $(DATA)/wider \
+	    $(if $(filter ssd_mobilenet_v2,$(MODEL)),--backbone $(DATA)/pretrained/mobilenet_v2_imagenet.npz) $(ARGS)
 
 evaluate: ## average precision and calibration of engines/MODEL.onnx on DATA
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
 	.venv-train/bin/python -m training.evaluate engines/$(MODEL).onnx --data $(DATA) $(ARGS)
 
-export: ## runs/MODEL/last.pt to engines/MODEL.onnx and its card, for inputs of SIZE
+export: ## runs/MODEL/last.pt to OUT/MODEL.onnx and its card, for inputs of SIZE; ARGS="--factor F --shift S" calibrates
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
-	.venv-train/bin/python -m training.export $(MODEL) --weights runs/$(MODEL)/last.pt --size $(SIZE) $(ARGS)
+	.venv-train/bin/python -m training.export $(MODEL) --weights runs/$(MODEL)/last.pt --size $(SIZE) --out $(OUT) $(ARGS)
 
 engine: setup ## build the TensorRT engine of MODEL for the GPU here
 	$(run) convert engines/$(MODEL).onnx $(ARGS)

@@ -132,7 +132,7 @@ def verify_model(card: ModelCard, onnx_path: str) -> None:
         ) from error
     if found != card.sha256:
         raise CardError(
-            "{} does not match its card: sha256 is {}…, the card says {}…. The file is damaged or the "
+            "{} does not match its card: sha256 is {}..., the card says {}... . The file is damaged or the "
             "card is another model's; take both from the same export.".format(
                 onnx_path, found[:12], card.sha256[:12]
             )

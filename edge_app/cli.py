@@ -135,7 +135,7 @@ def show_config(options: argparse.Namespace) -> int:
         if path.split(".")[0] != section:
             section = path.split(".")[0]
             print("{}:".format(section))
-        line = "  {}: {}".format(path.split(".")[1], json.dumps(value, ensure_ascii=False))
+        line = "  {}: {}".format(path.split(".")[1], json.dumps(value))
         print("{:<48}# {}".format(line, loaded.origins.get(path, "default")))
     return 0
 
@@ -282,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add("run", run, "Show the faces of a camera or clip, live.")
-    sub.add_argument("--source", metavar="URI", help="csi://0, v4l2:///dev/video0, rtsp://…, FILE, …")
+    sub.add_argument("--source", metavar="URI", help="csi://0, v4l2:///dev/video0, rtsp://..., FILE, ...")
     sub.add_argument("--display", metavar="KIND", help="auto, window, web, file:PATH, none, or A,B")
     sub.add_argument("--threshold", metavar="T", type=float, help="score at which a face appears")
     sub.add_argument("--frames", metavar="N", type=_positive(int), help="end after N frames")

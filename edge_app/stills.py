@@ -48,7 +48,7 @@ def detect_stills(
             continue
         faces = detector.detect(pixels, threshold)
         if as_json:
-            print(json.dumps(as_dict(path, pixels, faces), ensure_ascii=False))
+            print(json.dumps(as_dict(path, pixels, faces)))
         else:
             print(_in_words(path, faces))
         if draw_folder:

@@ -56,7 +56,7 @@ class Summary(NamedTuple):
     def table(self) -> str:
         """For a terminal."""
         lines = [
-            "edge-app {} · {} · {}".format(__version__, self.machine, self.finished),
+            "edge-app {} on {}, {}".format(__version__, self.machine, self.finished),
             "source    {}".format(self.source),
             "detector  {}".format(self.detector or "never opened"),
             "",

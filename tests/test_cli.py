@@ -120,7 +120,7 @@ def start(*arguments, env=None):
         [sys.executable, "-m", "edge_app", "run", "--display", "none"] + list(arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        universal_newlines=True,
+        encoding="utf-8",
         env=env,
     )
 
@@ -202,3 +202,11 @@ def test_a_live_camera_of_the_nano_runs_through_its_own_launch_line(model, nvstu
     assert process.returncode == 0, err
     summary = json.loads(stats.read_text())
     assert summary["frames"]["shown"] == 60 and summary["source"] == "csi://0"
+
+
+def test_a_terminal_that_knows_only_ascii_gets_its_table_too(model, pictures):
+    environment = dict(os.environ, LC_ALL="C", PYTHONIOENCODING="ascii:strict")
+    process = start("--source", pictures, "--set", model, env=environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "faces shown" in out

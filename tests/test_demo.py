@@ -71,7 +71,7 @@ def running(screen):
     command = [sys.executable, "-m", "edge_app", "run", "--source", "test://", "--seconds", "120"]
     command += ["--display", "window,web", "--set", "web.port={}".format(port)]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     url = "http://127.0.0.1:{}".format(port)
     try:
