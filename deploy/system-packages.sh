@@ -36,8 +36,8 @@ fi
 echo "Installing:$missing"
 $as_root apt-get update -qq || echo "The package lists could not be refreshed; going on with the old ones."
 # shellcheck disable=SC2086  # a list of words is meant
-DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
   for package in $missing; do # one unknown name must not cost the others (chromium is a snap on Ubuntu)
-    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
       echo "Could not install $package; going on without it."
   done
