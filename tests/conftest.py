@@ -5,8 +5,10 @@ it fails instead, so that nothing is left out there by accident.
 """
 
 import os
+import pathlib
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 from needs import opencv_has_windows, require
@@ -14,6 +16,7 @@ from xserver import Screen
 
 from edge_app.gstreamer import PACKAGES, load_gstreamer
 
+NOBODY = 65534
 BUILD = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "build")
 
 
@@ -28,6 +31,22 @@ def screen(tmp_path, monkeypatch):
         monkeypatch.setenv("DISPLAY", server.display)
         monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
         yield server
+
+
+@pytest.fixture
+def as_nobody():
+    """A folder of somebody without rights; the test runs as that user even when root runs the tests."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        if os.geteuid() != 0:
+            yield folder
+            return
+        os.chown(name, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, 0)
+        try:
+            yield folder
+        finally:
+            os.setresuid(0, 0, 0)
 
 
 @pytest.fixture

@@ -92,8 +92,6 @@ def test_an_unknown_target_lists_those_there_are(rtx, tmp_path):
 def test_our_own_model_of_the_repository(rtx, tmp_path):
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     model = os.path.join(root, "engines", "ssd_mobilenet_v2.onnx")
-    if not os.path.exists(model):
-        pytest.skip("NOT TESTED: engines/ssd_mobilenet_v2.onnx is not there yet")
     files, _ = convert_it(model, sm=86, output=str(tmp_path))
     record = cache.load_record(files.record)
     assert record.half_layers / record.layers > 0.9 and record.engine_bytes > 1e6
