@@ -54,15 +54,18 @@ def run(options: argparse.Namespace) -> int:
     from edge_app.meter import Meter
     from edge_app.overlay import Overlay
     from edge_app.pipeline import Pipeline
+    from edge_app.privacy import Privacy
     from edge_app.summary import Summary
     from edge_app.tracker import Tracker
 
     settings = _settings(options).settings
     stopping = _stop_on_signals()
     meter, tracker, overlay = Meter(), Tracker(settings.faces), Overlay(settings.display.figures)
+    privacy = Privacy(settings.privacy)
     detector, camera = open_detector(settings), open_source(settings)
     limits = _Limits(options.frames, options.seconds)
-    pipeline = Pipeline(camera, detector, tracker.threshold, meter)
+    threshold = privacy.threshold(tracker.threshold)
+    pipeline = Pipeline(camera, detector, threshold, meter)
     status = 0
     try:
         with open_displays(settings, detector, camera) as display, pipeline:
@@ -71,8 +74,10 @@ def run(options: argparse.Namespace) -> int:
                 if result is None:
                     display.idle()
                     continue
-                faces = tracker.update(result.faces, result.frame.captured_at)
-                _show(result, faces, pipeline, meter, overlay, display)
+                found = result.faces.above(tracker.threshold)
+                faces = tracker.update(found, result.frame.captured_at)
+                covered = privacy.cover(result)
+                _show(covered, faces, tracker.tracks, pipeline, meter, overlay, display)
     except EndOfStream:
         pass
     except EdgeAppError as error:
@@ -86,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(
-    result: Any, faces: Any, pipeline: Any, meter: Any, overlay: Any, display: Any
+    result: Any, faces: Any, tracks: Any, pipeline: Any, meter: Any, overlay: Any, display: Any
 ) -> None:
     """Draw and show one result, and note how long that took and how old it was on the screen."""
     from edge_app.frames import Picture
@@ -96,7 +101,7 @@ def _show(
     figures = meter.figures(started, started - captured_at, pipeline.dropped)
     pixels = overlay.draw(result.frame.pixels, faces, figures)
     drawn = time.monotonic()
-    display.show(Picture(pixels, faces, result, figures))
+    display.show(Picture(pixels, faces, result, figures, tracks))
     shown = time.monotonic()
     meter.add("overlay", drawn - started)
     meter.add("display", shown - drawn)
@@ -113,7 +118,9 @@ def detect(options: argparse.Namespace) -> int:
     settings = _settings(options).settings
     threshold = settings.faces.show
     with open_detector(settings) as detector:
-        failed = detect_stills(detector, options.paths, threshold, options.json, options.draw)
+        failed = detect_stills(
+            detector, options.paths, threshold, options.json, options.draw, settings.privacy
+        )
     return failed
 
 
@@ -135,7 +142,8 @@ def show_config(options: argparse.Namespace) -> int:
         if path.split(".")[0] != section:
             section = path.split(".")[0]
             print("{}:".format(section))
-        line = "  {}: {}".format(path.split(".")[1], json.dumps(value))
+        shown = "(set, not shown)" if path in config.SECRETS and value else json.dumps(value)
+        line = "  {}: {}".format(path.split(".")[1], shown)
         print("{:<48}# {}".format(line, loaded.origins.get(path, "default")))
     return 0
 

@@ -41,6 +41,7 @@ class DetectorSettings(NamedTuple):
     """What finds the faces."""
 
     model: str = os.path.join(_PROJECT, "engines", "ssd_mobilenet_v2.onnx")
+    engines: str = ""  # folder for TensorRT engines; beside the model by default
     backend: str = "auto"
     threads: int = 0  # of the CPU back end; 0 takes every core
     nms_iou: float = 0.45
@@ -75,6 +76,56 @@ class WebSettings(NamedTuple):
     token: str = ""  # needed beyond loopback
 
 
+class RecoverySettings(NamedTuple):
+    """What happens when the camera or the network falls silent."""
+
+    mode: str = "auto"  # on, off; auto is on where systemd has started the program
+    give_up_s: float = 25.0  # a camera that was alive and is dead for so long ends the process
+    detector_s: float = 10.0  # so long may the network take for one frame
+    daemon_restarts: int = 6  # of nvargus-daemon, an hour at most
+
+
+class PrivacySettings(NamedTuple):
+    """Whether faces can be recognised in what is shown, streamed or written."""
+
+    mode: str = "none"  # blur pixelates them
+    score: float = 0.3  # what scores at least this is pixelated
+    memory_s: float = 1.0  # and stays so for this long when the network misses it
+
+
+class EventsSettings(NamedTuple):
+    """Faces that appear and leave, told to others. Off by default."""
+
+    file: str = ""  # of JSON lines; - is standard output
+    max_file_mb: float = 10.0  # then it starts anew, and the last one stays as FILE.1
+    mqtt: str = ""  # mqtt://host:1883/topic or mqtts://...
+    mqtt_user: str = ""
+    mqtt_password_file: str = ""
+    mqtt_ca_file: str = ""  # of the broker's certificate; the system's own by default
+    buffer: int = 1000  # events kept while the broker is away
+    leave_s: float = 1.0  # a face is gone when it was not seen for this long
+
+
+class PowerSettings(NamedTuple):
+    """When the board is too hot or its supply too weak, fewer frames are looked at."""
+
+    hot_c: float = 85.0  # from here on
+    cool_c: float = 78.0  # until here
+    slow_rate_hz: float = 10.0  # frames looked at in between
+
+
+class RtspSettings(NamedTuple):
+    """The stream for recorders (--display rtsp:)."""
+
+    host: str = "127.0.0.1"
+    port: int = 8554  # 0 takes a free one
+    user: str = "edge-app"
+    password: str = ""  # needed beyond loopback
+    rate_hz: float = 30.0
+    bitrate_kbps: int = 2000
+    encoder: str = "auto"  # a GStreamer element; auto is the hardware's where there is one
+
+
 class Settings(NamedTuple):
     """The whole tree."""
 
@@ -83,6 +134,15 @@ class Settings(NamedTuple):
     faces: FacesSettings = FacesSettings()
     display: DisplaySettings = DisplaySettings()
     web: WebSettings = WebSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    privacy: PrivacySettings = PrivacySettings()
+    events: EventsSettings = EventsSettings()
+    power: PowerSettings = PowerSettings()
+    rtsp: RtspSettings = RtspSettings()
+
+
+# Never shown: not by ``config``, not in a bundle.
+SECRETS = ("web.token", "rtsp.password")
 
 
 class Rule(NamedTuple):
@@ -126,6 +186,25 @@ _RULES: Dict[str, Rule] = {
     "web.port": _between(0, 65535),
     "web.jpeg_quality": _between(1, 100),
     "web.max_rate_hz": _between(0.1, 120),
+    "recovery.mode": _one_of(("auto", "on", "off")),
+    "recovery.give_up_s": _between(1, 86400),
+    "recovery.detector_s": _between(1, 3600),
+    "recovery.daemon_restarts": _between(0, 60),
+    "privacy.mode": _one_of(("none", "blur")),
+    "privacy.score": _between(0.01, 1),
+    "privacy.memory_s": _between(0, 10),
+    "events.max_file_mb": _between(0.001, 10000),
+    "events.buffer": _between(1, 100000),
+    "events.leave_s": _between(0, 60),
+    "power.hot_c": _between(0, 150),
+    "power.cool_c": _between(0, 150),
+    "power.slow_rate_hz": _between(0.1, 240),
+    "rtsp.host": _NOT_EMPTY,
+    "rtsp.port": _between(0, 65535),
+    "rtsp.user": _NOT_EMPTY,
+    "rtsp.rate_hz": _between(1, 120),
+    "rtsp.bitrate_kbps": _between(50, 100000),
+    "rtsp.encoder": _NOT_EMPTY,
 }
 
 
@@ -170,6 +249,11 @@ def resolve(given: Sequence[Given]) -> LoadedSettings:
             "set it to {:g} or lower.".format(
                 settings.faces.keep, settings.faces.show, settings.faces.show
             )
+        )
+    if not problems and settings.power.cool_c >= settings.power.hot_c:
+        problems.append(
+            "power.cool_c: {:g} must be below power.hot_c ({:g}), or the rate would never rise "
+            "again.".format(settings.power.cool_c, settings.power.hot_c)
         )
     if problems:
         raise ConfigError("\n".join(problems))

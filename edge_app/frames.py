@@ -100,3 +100,4 @@ class Picture(NamedTuple):
     faces: Detections  # those on the screen, in pixels of the frame
     result: Result
     figures: Figures
+    tracks: Tuple[int, ...] = ()  # for each face a number that stays with it, from frame to frame

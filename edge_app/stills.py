@@ -5,11 +5,13 @@ import os
 import sys
 from typing import Any, Dict, Optional, Sequence
 
+from edge_app.config import PrivacySettings
 from edge_app.detector import Detector
 from edge_app.errors import DisplayError, ImageError
 from edge_app.frames import Detections
 from edge_app.images import list_images, read_image
 from edge_app.overlay import Overlay
+from edge_app.privacy import Privacy, pixelate
 
 
 def detect_stills(
@@ -18,6 +20,7 @@ def detect_stills(
     threshold: float,
     as_json: bool,
     draw_folder: Optional[str],
+    privacy: PrivacySettings = PrivacySettings(),
 ) -> int:
     """Print the faces of every image, in the order given; folders sorted by name.
 
@@ -29,6 +32,7 @@ def detect_stills(
         threshold: lowest score wanted.
         as_json: print one JSON object a line and image.
         draw_folder: write the images with boxes there.
+        privacy: faces in what is written there may have to be covered.
 
     Returns:
         The exit status: 0, or that of ImageError when an image could not be read.
@@ -39,6 +43,7 @@ def detect_stills(
     """
     status = 0
     overlay = Overlay(False)
+    hidden_from = Privacy(privacy).threshold(threshold)
     for path in list_images(paths):
         try:
             pixels = read_image(path)
@@ -46,12 +51,15 @@ def detect_stills(
             print("edge-app: {}".format(error), file=sys.stderr)
             status = error.exit_status
             continue
-        faces = detector.detect(pixels, threshold)
+        suspected = detector.detect(pixels, hidden_from if draw_folder else threshold)
+        faces = suspected.above(threshold)
         if as_json:
             print(json.dumps(as_dict(path, pixels, faces)))
         else:
             print(_in_words(path, faces))
         if draw_folder:
+            if privacy.mode == "blur":
+                pixelate(pixels, suspected)
             _write(draw_folder, path, overlay.draw(pixels, faces))
     return status
 

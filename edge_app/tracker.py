@@ -1,6 +1,6 @@
 """Which faces are on the screen: two thresholds, so that a face at 94 to 96% does not flicker."""
 
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from edge_app.frames import Detections
 class _Track:
     """One face on the screen."""
 
-    __slots__ = ("box", "score", "seen_at")
+    __slots__ = ("number", "box", "score", "seen_at")
 
-    def __init__(self, box: np.ndarray, score: float, seen_at: float) -> None:
+    def __init__(self, number: int, box: np.ndarray, score: float, seen_at: float) -> None:
+        self.number = number
         self.box = box
         self.score = score
         self.seen_at = seen_at
@@ -34,6 +35,12 @@ class Tracker:
     def __init__(self, settings: FacesSettings) -> None:
         self._settings = settings
         self._tracks: List[_Track] = []
+        self._begun = 0  # tracks since the start
+
+    @property
+    def tracks(self) -> Tuple[int, ...]:
+        """For each face that ``update`` last gave a number, which no other face ever gets."""
+        return tuple(track.number for track in self._tracks)
 
     @property
     def threshold(self) -> float:
@@ -52,11 +59,12 @@ class Tracker:
         """
         tracks = self._partners(faces)
         for (box, score), track in zip(faces, tracks):
-            seen = _Track(box, score, captured_at)
             if track is None and score >= self._settings.show:
-                self._tracks.append(seen)
+                self._begun += 1
+                self._tracks.append(_Track(self._begun, box, score, captured_at))
             elif track is not None and score >= self._settings.keep:
-                self._tracks[track] = seen
+                number = self._tracks[track].number
+                self._tracks[track] = _Track(number, box, score, captured_at)
         self._tracks = [
             track
             for track in self._tracks

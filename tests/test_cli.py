@@ -210,3 +210,9 @@ def test_a_terminal_that_knows_only_ascii_gets_its_table_too(model, pictures):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "faces shown" in out
+
+
+def test_secrets_are_not_printed(capsys):
+    assert main(["config", "--set", "web.token=geheim", "--set", "rtsp.password=geheim"]) == 0
+    printed = capsys.readouterr().out
+    assert "geheim" not in printed and printed.count("(set, not shown)") == 2

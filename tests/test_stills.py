@@ -116,3 +116,16 @@ def test_358_images_in_order_without_growing(command, tmp_path, capsys, monkeypa
     found = lines(capsys)
     assert [os.path.basename(one["file"]) for one in found] == sorted(os.listdir(str(folder)))
     assert memory[-1] - memory[50] < 60
+
+
+def test_covered_faces_in_drawn_images(command, tmp_path):
+    path = write(tmp_path / "a.png", (256, 192), [(0, 0, 64, 64)])
+    pixels = cv2.imread(str(path))
+    pixels[0:64:2, 0:64] = 230  # stripes, which a cell has no place for
+    cv2.imwrite(str(path), pixels)
+    drawn = []
+    for name, more in (("plain", []), ("covered", ["--set", "privacy.mode=blur"])):
+        assert command("--draw", tmp_path / name, *more, path) == 0
+        drawn.append(cv2.imread(str(tmp_path / name / "a.png"))[20:40, 20:40].astype(int))
+    plain, covered = (np.abs(np.diff(part, axis=0)).max() for part in drawn)
+    assert plain == 25 and covered < 5

@@ -91,3 +91,15 @@ def test_nothing_in_nothing_out(tracker):
 
 def test_the_detector_is_asked_down_to_the_lower_bound(tracker):
     assert tracker.threshold == 0.8
+
+
+def test_a_face_keeps_its_number_and_a_new_one_gets_a_new_one(tracker):
+    tracker.update(faces((HERE, 0.96)), 0.0)
+    assert tracker.tracks == (1,)
+    tracker.update(faces((HERE, 0.96), (THERE, 0.99)), 0.1)
+    assert tracker.tracks == (2, 1)  # best first, as the faces
+    tracker.update(faces((THERE, 0.85)), 0.2)
+    assert set(tracker.tracks) == {1, 2}
+    tracker.update(faces(), 2.0)
+    tracker.update(faces((HERE, 0.96)), 2.1)
+    assert tracker.tracks == (3,)

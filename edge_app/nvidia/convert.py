@@ -94,19 +94,28 @@ def build(
     return files
 
 
-def ensure(onnx_path: str, card: ModelCard, gpu: Gpu, progress: Progress = log.info) -> EngineFiles:
+def ensure(
+    onnx_path: str,
+    card: ModelCard,
+    gpu: Gpu,
+    progress: Progress = log.info,
+    folder: Optional[str] = None,
+) -> EngineFiles:
     """The engine for this GPU: the cached one when it is right, else a new one, saying why.
+
+    Args:
+        folder: where it lies; beside the model by default.
 
     Raises:
         As ``build``.
     """
-    files = cache.files_of(onnx_path)
+    files = cache.files_of(onnx_path, folder)
     precision = "fp16"
     try:
         precision = cache.load_record(files.record).fingerprint.precision
     except ValueError:
         pass  # why_stale says what is wrong with it
-    options = ConvertOptions(precision=precision)
+    options = ConvertOptions(precision=precision, output=folder)
     version = builder.tensorrt_version(import_tensorrt())
     wanted = _fingerprint(card, version, gpu, options)
     reason = cache.why_stale(files, wanted)

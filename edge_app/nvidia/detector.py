@@ -53,8 +53,8 @@ class CudaDetector(Detector):
     """See ``Detector``. Entered, used and left by one thread, which holds the primary context.
 
     Args:
-        settings: ``model`` is the ONNX; engine and kernels lie beside it and are made when they are
-            missing or stale.
+        settings: ``model`` is the ONNX; engine and kernels lie beside it, or in ``engines``, and are
+            made when they are missing or stale.
         progress: is told about that, as by ``convert.build``.
     """
 
@@ -69,12 +69,14 @@ class CudaDetector(Detector):
         self.card = load_card(card_path(path))
         verify_model(self.card, path)
         gpu = describe_gpu()
-        files = convert.ensure(path, self.card, gpu, self._progress)
+        folder = self._settings.engines or None
+        files = convert.ensure(path, self.card, gpu, self._progress, folder)
         try:
             self._open(files, gpu)
         except EngineRefused as error:
             self._progress("building the engine: {}".format(error))
-            self._open(convert.build(path, progress=self._progress), gpu)
+            options = convert.ConvertOptions(output=folder)
+            self._open(convert.build(path, options, self._progress), gpu)
         self.description = "{} on {} (sm_{})".format(
             convert.builder.tensorrt_version(convert.import_tensorrt()), gpu.name, gpu.sm
         )
