@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
 
     whole: float  # share of pictures taken whole, give or take an eighth
     wanted: float  # share in which one face is brought to a wanted size; the rest is SSD's choice
-    sizes_px: Tuple[float, float] = (7.0, 200.0)  # bounds of the wanted size, log-uniform
+    sizes_px: Tuple[float, float] = (7.0, 250.0)  # bounds of the wanted size, log-uniform
     smallest_px: float = 4.5  # square root of the area under which a face is ignored
 
 

@@ -110,10 +110,14 @@ def read(path: str) -> np.ndarray:
 
 
 def split_validation(
-    samples: Sequence[Sample], share: float, seed: int
+    samples: Sequence[Sample], share: float
 ) -> Tuple[List[Sample], List[Sample]]:
-    """Two parts, the second with ``share`` of the samples; the same for the same seed."""
-    order = np.random.default_rng(seed).permutation(len(samples))
+    """Two parts, the second with ``share`` of the samples.
+
+    The same whatever the seed of a run, so that a run that goes on from another's weights never
+    learns what will judge it.
+    """
+    order = np.random.default_rng(1).permutation(len(samples))
     count = int(round(share * len(samples)))
     return [samples[i] for i in order[count:]], [samples[i] for i in order[:count]]
 

@@ -316,7 +316,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         help="pattern of the events to calibrate on; default WIDER's own, 0 to 61",
     )
     parser.add_argument("--validation", type=float, default=0.05, help="as given to training.train")
-    parser.add_argument("--seed", type=int, default=1, help="as given to training.train")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write the figures into the card")
     parser.add_argument("--plots", help="folder for the plot")
@@ -328,7 +327,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     with OnnxDetector(settings) as detector:
         if options.calibrate:
             samples, _ = data.wider_split(wider, "train")
-            _, samples = data.split_validation(samples, options.validation, options.seed)
+            _, samples = data.split_validation(samples, options.validation)
             samples = [s for s in samples if re.match(options.events, s.name)]
             factor, shift = calibrate(detector, samples, options.precision)
             print("--factor {:.4f} --shift {:.4f}".format(factor, shift))

@@ -54,33 +54,38 @@ SCORE_FLOOR = 0.02  # detections under it are not counted in validation
 
 
 class Views(Dataset):
-    """Augmented pictures; the key is (epoch, index), and nothing else enters the chance."""
+    """Augmented pictures; the key is (epoch, index, input's size), all that enters the chance."""
 
-    def __init__(
-        self, pictures: data.Pictures, input_wh: Tuple[int, int], windows: augment.Recipe, seed: int
-    ) -> None:
-        self.pictures, self.input_wh, self.windows, self.seed = pictures, input_wh, windows, seed
+    def __init__(self, pictures: data.Pictures, windows: augment.Recipe, seed: int) -> None:
+        self.pictures, self.windows, self.seed = pictures, windows, seed
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, key: Tuple[int, int]) -> augment.Example:
-        epoch, index = key
+    def __getitem__(self, key: Tuple[int, int, Tuple[int, int]]) -> augment.Example:
+        epoch, index, input_wh = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        return augment.example(*self.pictures[index], self.input_wh, self.windows, rng)
+        return augment.example(*self.pictures[index], input_wh, self.windows, rng)
 
 
 class Batches:
-    """Keys of a run's batches from one step on, each epoch in its own order; shared by ranks."""
+    """Keys of a run's batches from one step on, each epoch in its own order; shared by ranks.
 
-    def __init__(self, count: int, batch: int, seed: int, first: int, last: int) -> None:
-        self.count, self.batch, self.seed, self.first, self.last = count, batch, seed, first, last
+    With several sizes of the input the batches take turns.
+    """
+
+    def __init__(
+        self, count: int, batch: int, sizes: Sequence[Tuple[int, int]],
+        seed: int, first: int, last: int,
+    ) -> None:  # fmt: skip
+        self.count, self.batch, self.sizes = count, batch, sizes
+        self.seed, self.first, self.last = seed, first, last
         self.rank, self.ranks = rank_and_ranks()
 
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
+    def __iter__(self) -> Iterator[List[Tuple[int, int, Tuple[int, int]]]]:
         an_epoch = steps_of_epoch(self.count, self.batch)
         order, ordered = None, -1
         for step in range(self.first, self.last):
@@ -91,7 +96,8 @@ class Batches:
                     epoch,
                 )
             chosen = order[place * self.batch : (place + 1) * self.batch][self.rank :: self.ranks]
-            yield [(epoch, int(index)) for index in chosen]
+            input_wh = self.sizes[step % len(self.sizes)]
+            yield [(epoch, int(index), input_wh) for index in chosen]
 
 
 def rank_and_ranks() -> Tuple[int, int]:
@@ -112,7 +118,7 @@ def collate(examples: Sequence[augment.Example]) -> Tuple[Tensor, List[Tensor], 
 
 
 class Teacher:
-    """A network and what it is held to: matching, loss and default boxes on one device."""
+    """A network and what it is held to at one size of the input: matching, loss, default boxes."""
 
     def __init__(
         self, network: model.SSD, recipe: Recipe, input_wh: Tuple[int, int], device: torch.device
@@ -232,8 +238,8 @@ class Run:
         torch.manual_seed(options.seed)
         self.recipe = RECIPES[options.recipe]
         self.network = model.MODELS[options.model]()
-        options.size = options.size or list(self.network.input_wh)
-        self.input_wh = tuple(options.size)
+        options.size = options.size or [list(self.network.input_wh)]
+        self.sizes = [tuple(one) for one in options.size]
         if self.recipe.loss == "quality":  # hard negative mining needs no prior
             model.set_prior(self.network, 0.01)
         self.network.to(device, memory_format=torch.channels_last)
@@ -252,7 +258,10 @@ class Run:
         self.replica = self.network
         if ranks > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.network)
-        self.teacher = Teacher(self.network, self.recipe, self.input_wh, device)
+        self.teachers = {
+            input_wh: Teacher(self.network, self.recipe, input_wh, device)
+            for input_wh in self.sizes
+        }
         self.step = 0
 
     def keep_backbone(self) -> None:
@@ -313,7 +322,8 @@ class Run:
         ignored = [part.to(self.device, non_blocking=True) for part in ignored]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
             answer = self.replica(self.network.prepare(pixels))
-        parts = torch.stack(self.teacher.losses(answer, faces, ignored))
+        teacher = self.teachers[pixels.shape[2], pixels.shape[1]]
+        parts = torch.stack(teacher.losses(answer, faces, ignored))
         self.optimiser.zero_grad(set_to_none=True)
         parts.sum().backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
@@ -357,7 +367,7 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
     an_epoch = steps_of_epoch(len(views), options.batch)
     steps = max(1, int(round(options.epochs * an_epoch)))
     last = min(steps, options.stop_at) if options.stop_at else steps
-    keys = Batches(len(views), options.batch, options.seed, run.step, last)
+    keys = Batches(len(views), options.batch, run.sizes, options.seed, run.step, last)
     loader = DataLoader(
         views, batch_sampler=keys, num_workers=options.workers, collate_fn=collate,
         pin_memory=run.device.type == "cuda",
@@ -384,7 +394,7 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
             sums.zero_()
             summed, logged_at = 0, now
             if ends_epoch and len(validation):
-                entry["validation_ap"] = round(validate(run.average, validation, run.input_wh), 4)
+                entry["validation_ap"] = round(validate(run.average, validation, run.sizes[0]), 4)
                 logged_at = time.monotonic()
             write_log(log, entry)
             print("step {} of {}: {}".format(run.step, steps, entry), flush=True)
@@ -406,8 +416,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", help="folder of checkpoints and log; default runs/MODEL")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="face")
     parser.add_argument(
-        "--size", type=size, help="of the input, as 320x320; default the model's own"
-    )
+        "--size", type=size, nargs="+",
+        help="of the input, as 320x320; default the model's own; batches take turns among several",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=float, default=50)
     parser.add_argument("--batch", type=int, default=16, help="over all GPUs together")
     parser.add_argument("--seed", type=int, default=1)
@@ -451,7 +462,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
     samples, skipped = data.wider_split(options.data, "train")
-    learning, validating = data.split_validation(samples, options.validation, options.seed)
+    learning, validating = data.split_validation(samples, options.validation)
     pictures, validation = data.Pictures(learning), data.Pictures(validating)
     skipped += pictures.skipped + validation.skipped
     for name, reason in skipped:
@@ -460,7 +471,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         len(pictures), len(validation), len(skipped)), flush=True)  # fmt: skip
     run = Run(options, device)
     run.resume()
-    train(run, Views(pictures, run.input_wh, run.recipe.windows, options.seed), validation)
+    train(run, Views(pictures, run.recipe.windows, options.seed), validation)
 
 
 if __name__ == "__main__":
