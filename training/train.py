@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from edge_app import boxes
 from edge_app.errors import ConfigError
@@ -374,6 +375,8 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
     )  # fmt: skip
     run.network.train()
     falls_at = int(np.ceil(steps * (1 - run.recipe.falling)))
+    # A bar on a terminal; in a file the lines of the log are enough.
+    bar = tqdm(total=steps, initial=run.step, unit="step", disable=None if is_first else True)
     began = saved_at = logged_at = time.monotonic()
     sums, summed = torch.zeros(2, device=run.device), 0
     for batch in loader:
@@ -381,6 +384,7 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
             run.save(os.path.join(options.out, "stable.pt"))
         sums += run.learn(batch, steps)
         summed += 1
+        bar.update()
         now = time.monotonic()
         ends_epoch = run.step % an_epoch == 0 or run.step == last
         if is_first and (run.step % options.log_steps == 0 or ends_epoch):
@@ -397,13 +401,14 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
                 entry["validation_ap"] = round(validate(run.average, validation, run.sizes[0]), 4)
                 logged_at = time.monotonic()
             write_log(log, entry)
-            print("step {} of {}: {}".format(run.step, steps, entry), flush=True)
+            bar.write("step {} of {}: {}".format(run.step, steps, entry))
         is_over = run.step == last or 0 < options.seconds < now - began
         if is_first and (now - saved_at > options.save_s or is_over):
             run.save(run.checkpoint)
             saved_at = now
         if is_over:
             break
+    bar.close()
     if is_first and run.step == steps:
         run.save(os.path.join(options.out, "final.pt"))
 

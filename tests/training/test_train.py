@@ -2,6 +2,9 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
 
 import made_faces
 import numpy as np
@@ -74,10 +77,44 @@ def test_the_rate_rises_stays_and_falls_to_zero():
 
 
 def test_each_epoch_shows_every_picture_once_in_another_order():
-    keys = list(train.Batches(8, 4, seed=1, first=0, last=4))
-    first, second = ([i for batch in keys[n : n + 2] for _, i in batch] for n in (0, 2))
+    sizes = [(64, 64)]
+    keys = list(train.Batches(8, 4, sizes, seed=1, first=0, last=4))
+    first, second = ([i for batch in keys[n : n + 2] for _, i, _ in batch] for n in (0, 2))
     assert sorted(first) == sorted(second) == list(range(8)) and first != second
-    assert list(train.Batches(8, 4, seed=1, first=3, last=4)) == keys[3:]
+    assert list(train.Batches(8, 4, sizes, seed=1, first=3, last=4)) == keys[3:]
+
+
+def test_batches_of_several_sizes_take_turns(wider, tmp_path):
+    keys = train.Batches(8, 4, [(64, 64), (96, 64)], seed=1, first=1, last=4)
+    assert [{size for _, _, size in batch} for batch in keys] == [{(96, 64)}, {(64, 64)}, {(96, 64)}]
+    train.main(arguments(wider, tmp_path, "--size", "64x64", "96x64"))
+    state = torch.load(str(tmp_path / "final.pt"), weights_only=True)
+    assert state["step"] == 6 and state["options"]["size"] == [[64, 64], [96, 64]]
+
+
+def test_two_processes_learn_together_and_one_goes_on(wider, tmp_path):
+    """torchrun: both see their share of each batch, one of them writes."""
+    port = free_port()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "training.train"]
+    more = ["--stop-at", "4"]
+    done = subprocess.run(
+        command + arguments(wider, tmp_path, *more, name="blazeface"),
+        env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=120,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    entries = [json.loads(line) for line in open(str(tmp_path / "log.jsonl"), encoding="utf-8")]
+    assert [entry["step"] for entry in entries] == [2, 4]
+    train.main(arguments(wider, tmp_path, name="blazeface"))
+    assert torch.load(str(tmp_path / "final.pt"), weights_only=True)["step"] == 6
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def overfit(network, input_wh, pictures, steps, rate, recipe):
