@@ -9,7 +9,7 @@ Every random number comes from the generator handed in, so that a sample depends
 seed.
 """
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,29 @@ class Example(NamedTuple):
 
     pixels: np.ndarray  # (H, W, 3) uint8 BGR
     faces: np.ndarray  # (G, 4) float32
+    ignored: np.ndarray  # (I, 4) float32
+
+
+class Distortion(NamedTuple):
+    """What happens to light and colour; ``None`` where nothing does."""
+
+    light: Optional[Tuple[float, float]]  # contrast about 110, and brightness added
+    grey: bool
+    colour: Optional[Tuple[float, float]]  # hue added, of 180, and factor of the saturation
+    blur_px: Optional[float]  # sigma
+    noise: Optional[Tuple[float, int]]  # sigma, and the seed of its generator
+
+
+class View(NamedTuple):
+    """A view that was chosen and not yet made."""
+
+    window: "Window"
+    flip: bool
+    rough: bool  # nearest pixel instead of bilinear
+    soft: bool  # reduced from a blurred picture
+    grey: int  # beyond the picture's edge
+    distortion: Distortion
+    faces: np.ndarray  # (G, 4) float32, as in ``Example``
     ignored: np.ndarray  # (I, 4) float32
 
 
@@ -49,13 +72,45 @@ def example(
 ) -> Example:
     """One random view of a picture."""
     size_wh = (pixels.shape[1], pixels.shape[0])
+    view = choose(size_wh, faces, ignored, input_wh, recipe, rng)
+    return Example(distort(cut(pixels, view, input_wh), view.distortion), view.faces, view.ignored)
+
+
+def choose(
+    size_wh: Tuple[int, int],
+    faces: np.ndarray,
+    ignored: np.ndarray,
+    input_wh: Tuple[int, int],
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> View:
+    """Draw every random number of a view; making it needs no more of them."""
     window = choose_window(size_wh, faces, input_wh, recipe, rng)
-    flip = rng.random() < 0.5
-    view = cut(pixels, window, input_wh, flip, rng)
+    flip = bool(rng.random() < 0.5)
+    draw = rng.random()
+    # A quarter is sampled with care or roughly, the rest as the camera's frame is: see ``cut``.
+    rough, soft = bool(draw < 0.15), bool(draw > 0.9)
+    grey = int(rng.integers(60, 160))
     faces, hidden = place(faces, window, input_wh, flip, recipe.smallest_px)
     ignored, specks = place(ignored, window, input_wh, flip, recipe.smallest_px)
     ignored = np.concatenate([ignored, specks, hidden])
-    return Example(distort(view, rng), faces, ignored)
+    return View(window, flip, rough, soft, grey, choose_distortion(rng), faces, ignored)
+
+
+def choose_distortion(rng: np.random.Generator) -> Distortion:
+    """Brightness and contrast often, colour half of the time, seldom grey, blurred or noisy."""
+    light = colour = blur_px = noise = None
+    if rng.random() < 0.6:
+        light = (float(rng.uniform(0.6, 1.4)), float(rng.uniform(-40, 40)))
+    draw = rng.random()
+    if 0.06 <= draw < 0.5:
+        colour = (float(rng.uniform(-10, 10)), float(rng.uniform(0.5, 1.5)))
+    second = rng.random()
+    if second < 0.06:
+        blur_px = float(rng.uniform(0.5, 1.5))
+    elif second < 0.14:
+        noise = (float(rng.uniform(3, 14)), int(rng.integers(1 << 31)))
+    return Distortion(light, bool(draw < 0.06), colour, blur_px, noise)
 
 
 def choose_window(
@@ -146,20 +201,14 @@ def _best_overlap(window: Window, faces: np.ndarray) -> float:
     return float(np.max(shared / np.prod(faces[:, 2:] - faces[:, :2], axis=1)))
 
 
-def cut(
-    pixels: np.ndarray,
-    window: Window,
-    input_wh: Tuple[int, int],
-    flip: bool,
-    rng: np.random.Generator,
-) -> np.ndarray:
+def cut(pixels: np.ndarray, view: View, input_wh: Tuple[int, int]) -> np.ndarray:
     """The window, stretched to the input; grey of a random depth beyond the picture's edge.
 
     The camera's frame is reduced with plain bilinear sampling, which aliases; the pictures of the
-    set have been reduced with care before. One in four is sampled roughly, so that both are
-    familiar.
+    set have been reduced with care before. One in four is sampled roughly or softly, so that all
+    are familiar.
     """
-    x1, y1, x2, y2 = window
+    x1, y1, x2, y2 = view.window
     scale_x, scale_y = input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)
     # Half-pixel centres, as cv2.resize: u = (x + 0.5 - x1) * scale - 0.5.
     matrix = np.asarray(
@@ -168,14 +217,13 @@ def cut(
             [0, scale_y, (0.5 - y1) * scale_y - 0.5],
         ]
     )
-    if flip:
+    if view.flip:
         matrix[0] = [-scale_x, 0, input_wh[0] - 1 - matrix[0, 2]]
-    draw = rng.random()
-    method = cv2.INTER_NEAREST if draw < 0.15 else cv2.INTER_LINEAR
-    if draw > 0.9 and max(scale_x, scale_y) < 1:
+    if view.soft and max(scale_x, scale_y) < 1:
         pixels = cv2.blur(pixels, (2, 2))
-    grey = int(rng.integers(60, 160))
-    return cv2.warpAffine(pixels, matrix, input_wh, flags=method, borderValue=(grey, grey, grey))
+    method = cv2.INTER_NEAREST if view.rough else cv2.INTER_LINEAR
+    edge = (view.grey,) * 3
+    return cv2.warpAffine(pixels, matrix, input_wh, flags=method, borderValue=edge)
 
 
 def place(
@@ -210,27 +258,26 @@ def place(
     return seen[counts].astype(np.float32), seen[in_sight & ~counts].astype(np.float32)
 
 
-def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation, hue; seldom grey, blurred or noisy. (H, W, 3) uint8 BGR."""
-    table = np.arange(256, dtype=np.float32)
-    if rng.random() < 0.6:
-        table = (table - 110) * rng.uniform(0.6, 1.4) + 110 + rng.uniform(-40, 40)
+def distort(pixels: np.ndarray, distortion: Distortion) -> np.ndarray:
+    """Change light and colour of (H, W, 3) uint8 BGR."""
+    levels = np.arange(256, dtype=np.float32)
+    if distortion.light is not None:
+        contrast, brightness = distortion.light
+        table = (levels - 110) * contrast + 110 + brightness
         pixels = cv2.LUT(pixels, np.clip(table, 0, 255).astype(np.uint8))
-    draw = rng.random()
-    if draw < 0.06:
+    if distortion.grey:
         grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
         pixels = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-    elif draw < 0.5:
+    if distortion.colour is not None:
+        turn, factor = distortion.colour
         hsv = cv2.cvtColor(pixels, cv2.COLOR_BGR2HSV)
-        levels = np.arange(256, dtype=np.float32)
-        hue = (levels + rng.uniform(-10, 10)) % 180
-        saturation = np.clip(levels * rng.uniform(0.5, 1.5), 0, 255)
+        hue, saturation = (levels + turn) % 180, np.clip(levels * factor, 0, 255)
         tables = np.stack([hue, saturation, levels], axis=-1).astype(np.uint8)[None]
         pixels = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2BGR)
-    draw = rng.random()
-    if draw < 0.06:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.5, 1.5))
-    elif draw < 0.14:
-        noise = rng.standard_normal(pixels.shape, np.float32) * rng.uniform(3, 14)
+    if distortion.blur_px is not None:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), distortion.blur_px)
+    if distortion.noise is not None:
+        sigma, seed = distortion.noise
+        noise = np.random.default_rng(seed).standard_normal(pixels.shape, np.float32) * sigma
         pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
     return pixels

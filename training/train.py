@@ -11,7 +11,7 @@ import copy
 import json
 import os
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from edge_app import boxes
 from edge_app.errors import ConfigError
-from training import augment, data, loss, match, model, protocol
+from training import augment, data, loss, match, model, protocol, resident
 
 
 class Recipe(NamedTuple):
@@ -361,6 +361,21 @@ def write_log(path: str, entry: Dict[str, Any]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
+def batches(views: Views, keys: Batches, run: Run) -> Iterable[Any]:
+    """Batches as ``collate`` gives them: made on the device where the set fits, else by processes."""
+    options, device = run.options, run.device
+    if options.resident is None and device.type == "cuda":
+        half = torch.cuda.mem_get_info(device)[0] // 2
+        options.resident = resident.bytes_of(views.pictures) < half
+    if options.resident:
+        made = resident.Resident(views.pictures, views.windows, views.seed, device)
+        return (made.batch(one) for one in keys)
+    return DataLoader(
+        views, batch_sampler=keys, num_workers=options.workers, collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )  # fmt: skip
+
+
 def train(run: Run, views: Views, validation: data.Pictures) -> None:
     """The loop: learn, log, validate after each epoch, save every few minutes and at the end."""
     options, log = run.options, os.path.join(run.options.out, "log.jsonl")
@@ -369,17 +384,13 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
     steps = max(1, int(round(options.epochs * an_epoch)))
     last = min(steps, options.stop_at) if options.stop_at else steps
     keys = Batches(len(views), options.batch, run.sizes, options.seed, run.step, last)
-    loader = DataLoader(
-        views, batch_sampler=keys, num_workers=options.workers, collate_fn=collate,
-        pin_memory=run.device.type == "cuda",
-    )  # fmt: skip
     run.network.train()
     falls_at = int(np.ceil(steps * (1 - run.recipe.falling)))
     # A bar on a terminal; in a file the lines of the log are enough.
     bar = tqdm(total=steps, initial=run.step, unit="step", disable=None if is_first else True)
     began = saved_at = logged_at = time.monotonic()
     sums, summed = torch.zeros(2, device=run.device), 0
-    for batch in loader:
+    for batch in batches(views, keys, run):
         if run.step == falls_at and is_first:
             run.save(os.path.join(options.out, "stable.pt"))
         sums += run.learn(batch, steps)
@@ -434,6 +445,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that augment")
+    parser.add_argument(
+        "--resident", action="store_true", default=None,
+        help="keep the set on the device; a GPU with room for it does so anyway",
+    )  # fmt: skip
     parser.add_argument("--log-steps", type=int, default=20)
     parser.add_argument("--save-s", type=float, default=180, help="seconds between checkpoints")
     parser.add_argument(

@@ -45,8 +45,9 @@ def test_a_box_moves_with_its_pixels(flip):
     pixels[20:40, 30:50] = 255
     boxes = np.array([[30, 20, 50, 40]], np.float32)
     window = (10.0, 10.0, 60.0, 50.0)
-    rng = np.random.default_rng(1)  # whose first draw takes the smooth way
-    view = augment.cut(pixels, window, (100, 80), flip, rng)
+    plain = augment.Distortion(None, False, None, None, None)
+    chosen = augment.View(window, flip, False, False, 99, plain, boxes, boxes)
+    view = augment.cut(pixels, chosen, (100, 80))
     placed, ignored = augment.place(boxes, window, (100, 80), flip, 4.5)
     assert placed.tolist() == [[20, 20, 60, 60] if flip else [40, 20, 80, 60]] and not len(ignored)
     x1, y1, x2, y2 = placed[0].astype(int)

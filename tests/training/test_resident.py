@@ -1,0 +1,90 @@
+"""Views made by tensor operations are the loader's views, give or take a rounding."""
+
+import made_faces
+import numpy as np
+import pytest
+import torch
+
+from training import augment, data, resident, train
+
+CPU = torch.device("cpu")
+PLAIN = augment.Distortion(None, False, None, None, None)
+
+
+def picture(seed=3):
+    """Smooth enough that an eighth of a pixel makes little difference."""
+    import cv2
+
+    pixels = made_faces.picture(seed, (120, 100))[0]
+    return cv2.GaussianBlur(pixels, (0, 0), 2)
+
+
+def view(window, **changes):
+    none = np.zeros((0, 4), np.float32)
+    return augment.View(window, False, False, False, 99, PLAIN, none, none)._replace(**changes)
+
+
+@pytest.mark.parametrize("window", [(10.0, 20.0, 70.0, 80.0), (-30.0, -10.0, 150.0, 130.0)])
+@pytest.mark.parametrize("changes", [{}, {"flip": True}, {"soft": True}])
+def test_a_window_is_cut_as_by_the_loader(window, changes):
+    pixels, one = picture(), view(window, **changes)
+    wanted = augment.cut(pixels, one, (64, 48)).astype(float)
+    cut = resident.cut(torch.from_numpy(pixels), one, (64, 48)).permute(1, 2, 0).numpy()
+    assert cut.shape == wanted.shape == (48, 64, 3)
+    difference = np.abs(cut - wanted)
+    assert difference.mean() < 0.6 and np.percentile(difference, 98) <= 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"light": (1.3, -20.0)},
+        {"grey": True},
+        {"colour": (8.0, 1.4)},
+        {"colour": (-9.0, 0.6)},
+        {"blur_px": 1.2},
+        {"light": (0.7, 30.0), "colour": (5.0, 1.2), "blur_px": 0.7},
+    ],
+)
+def test_light_and_colour_change_as_by_the_loader(change):
+    pixels, distortion = picture(), PLAIN._replace(**change)
+    wanted = augment.distort(pixels, distortion).astype(float)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1).float()
+    changed = resident.distort(tensor, distortion).permute(1, 2, 0).numpy()
+    difference = np.abs(changed - wanted)
+    assert difference.mean() < 1.5 and difference.max() <= 12  # OpenCV's hue has 180 steps
+    assert np.abs(changed - pixels).mean() > 0.5
+
+
+def test_noise_has_the_wanted_strength_and_comes_from_its_seed():
+    flat, distortion = torch.full((3, 64, 64), 128.0), PLAIN._replace(noise=(10.0, 7))
+    first, second = (resident.distort(flat, distortion) for _ in range(2))
+    assert torch.equal(first, second) and 9 < float(first.std()) < 11
+
+
+def test_a_batch_is_that_of_the_loader(tmp_path):
+    made_faces.write_wider(tmp_path, 5, size_wh=(96, 96), faces=2, sizes_px=(16, 40))
+    pictures = data.Pictures(data.wider_split(str(tmp_path), "train")[0])
+    keys = [(0, index, (64, 64)) for index in range(4)]
+    views = train.Views(pictures, augment.FACES, seed=1)
+    loaded = train.collate([views[key] for key in keys])
+    made = resident.Resident(pictures, augment.FACES, 1, CPU).batch(keys)
+    assert made[0].shape == loaded[0].shape and made[0].dtype == torch.uint8
+    for mine, theirs in zip(made[1] + made[2], loaded[1] + loaded[2]):
+        assert torch.equal(mine, theirs)
+    assert float((made[0].float() - loaded[0].float()).abs().median()) <= 2
+    assert resident.bytes_of(pictures) == 5 * 96 * 96 * 3
+
+
+def test_a_run_with_its_set_on_the_device_learns_and_goes_on(tmp_path):
+    made_faces.write_wider(tmp_path / "set", 9, size_wh=(96, 96), faces=2, sizes_px=(16, 40))
+    options = ["blazeface", "--data", str(tmp_path / "set"), "--size", "64x64", "--batch", "4"]
+    options += ["--epochs", "2", "--threads", "1", "--device", "cpu", "--no-bf16", "--resident"]
+    train.main(options + ["--out", str(tmp_path / "whole")])
+    train.main(options + ["--out", str(tmp_path / "broken"), "--stop-at", "3"])
+    train.main(options + ["--out", str(tmp_path / "broken")])
+    whole, broken = (
+        torch.load(str(tmp_path / name / "final.pt"), weights_only=True)["model"]
+        for name in ("whole", "broken")
+    )
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())
