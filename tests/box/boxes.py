@@ -167,7 +167,9 @@ class Box:
     @property
     def ssh(self):
         """The ssh command and its options, for programs that take one (rsync -e)."""
-        options = "IdentitiesOnly=yes BatchMode=yes StrictHostKeyChecking=no UserKnownHostsFile=/dev/null"
+        options = (
+            "IdentitiesOnly=yes BatchMode=yes StrictHostKeyChecking=no UserKnownHostsFile=/dev/null"
+        )
         options += " ConnectTimeout=5 LogLevel=ERROR GSSAPIAuthentication=no"
         command = ["ssh", "-i", str(self.key)]
         for option in options.split():
@@ -220,7 +222,9 @@ class Box:
         """Hold this box's network, so that a run beside this one fails with a reason."""
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(_locked(WORK / "network-{}.lock".format(self._index), wait=False))
+                stack.enter_context(
+                    _locked(WORK / "network-{}.lock".format(self._index), wait=False)
+                )
             except BlockingIOError as error:
                 raise BoxError(
                     "another run uses {}; wait for its end".format(self.address)
@@ -288,7 +292,19 @@ class Box:
     def _wire(self):
         """A cable between here and the box; both ends get their addresses from here."""
         outer, leader = "ve-" + self.name, str(self._leader)
-        pair = ["ip", "link", "add", outer, "type", "veth", "peer", "name", "host0", "netns", leader]
+        pair = [
+            "ip",
+            "link",
+            "add",
+            outer,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "host0",
+            "netns",
+            leader,
+        ]
         within = ["nsenter", "-t", leader, "-n", "ip"]
         for command in (
             pair,
