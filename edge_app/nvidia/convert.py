@@ -40,6 +40,13 @@ class ConvertOptions(NamedTuple):
     workspace_mib: int = 0  # largest to try; 0: by the memory that is available
 
 
+class Staleness(NamedTuple):
+    """Why engine and kernels must be made anew; "" for what fits."""
+
+    engine: str
+    kernels: str
+
+
 def build(
     onnx_path: str, options: ConvertOptions = ConvertOptions(), progress: Progress = log.info
 ) -> EngineFiles:
@@ -110,28 +117,42 @@ def ensure(
         As ``build``.
     """
     files = cache.files_of(onnx_path, folder)
-    precision = "fp16"
-    try:
-        precision = cache.load_record(files.record).fingerprint.precision
-    except ValueError:
-        pass  # why_stale says what is wrong with it
-    options = ConvertOptions(precision=precision, output=folder)
-    version = builder.tensorrt_version(import_tensorrt())
-    wanted = _fingerprint(card, version, gpu, options)
-    reason = cache.why_stale(files, wanted)
-    if reason:
-        progress("building the engine: {}".format(reason))
+    stale = why_stale(files, card, gpu)
+    if stale.engine:
+        progress("building the engine: {}".format(stale.engine))
+        options = ConvertOptions(precision=_precision_of(files), output=folder)
         return build(onnx_path, options, progress)
-    record = cache.load_record(files.record)
-    reason = cache.why_kernels_stale(files, record, gpu.sm)
-    if reason:
-        progress("compiling the kernels: {}".format(reason))
+    if stale.kernels:
+        progress("compiling the kernels: {}".format(stale.kernels))
         _compile_kernels(files, gpu.sm, progress)
+    record = cache.load_record(files.record)
     if not record.verified:
         progress("trying the engine, which was never run on a GPU")
         record = _gate(onnx_path, card, files.engine, record, False, progress)
         cache.save_record(record._replace(kernels=cache.kernels_entry(files, gpu.sm)), files.record)
     return files
+
+
+def why_stale(files: EngineFiles, card: ModelCard, gpu: Gpu) -> Staleness:
+    """What ``ensure`` would make anew, and why; nothing is changed.
+
+    Raises:
+        DetectorError: TensorRT is not installed.
+    """
+    version = builder.tensorrt_version(import_tensorrt())
+    options = ConvertOptions(precision=_precision_of(files))
+    reason = cache.why_stale(files, _fingerprint(card, version, gpu, options))
+    if reason:
+        return Staleness(reason, "")
+    return Staleness("", cache.why_kernels_stale(files, cache.load_record(files.record), gpu.sm))
+
+
+def _precision_of(files: EngineFiles) -> str:
+    """In which the engine was built; half precision where there is none yet."""
+    try:
+        return cache.load_record(files.record).fingerprint.precision
+    except ValueError:
+        return "fp16"  # cache.why_stale says what is wrong with it
 
 
 def _gpu_or_none() -> Optional[Gpu]:
