@@ -58,7 +58,7 @@ def base_tree(packages=tuple(PACKAGES)):
     suite = _suite()
     recipe = "\n".join([suite, "1"] + sorted(packages))
     tree = WORK / "trees" / hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    with _locked(tree.with_suffix(".lock")):
+    with locked(tree.with_suffix(".lock")):
         if not tree.exists():
             _build_tree(tree, suite, sources, packages)
     return tree
@@ -95,7 +95,8 @@ def _apt_sources():
 
 
 @contextlib.contextmanager
-def _locked(path, wait=True):
+def locked(path, wait=True):
+    """Hold a lock file; BlockingIOError when another process has it and ``wait`` is not set."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(str(path), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -223,7 +224,7 @@ class Box:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(
-                    _locked(WORK / "network-{}.lock".format(self._index), wait=False)
+                    locked(WORK / "network-{}.lock".format(self._index), wait=False)
                 )
             except BlockingIOError as error:
                 raise BoxError(
@@ -232,7 +233,7 @@ class Box:
             yield
 
     def _make_key(self):
-        with _locked(WORK / "key.lock"):
+        with locked(WORK / "key.lock"):
             if not self.key.exists():
                 command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boxes"]
                 subprocess.run(command + ["-f", str(self.key)], check=True)
