@@ -21,7 +21,6 @@ PACKAGES = (
     "gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav"
 )
 _STEP_S = 0.05  # how soon a message on the bus is noticed while waiting for a frame
-_STOP_S = 1.0  # how long stopping may take
 _FILE_SILENCE_S = 10.0  # a file on a slow disk may be silent for longer than a camera
 
 
@@ -122,7 +121,7 @@ class GStreamerCamera(Camera):
         if pipeline is None or self.stuck:
             return
         null = self._gst.State.NULL
-        if _within(_STOP_S, lambda: pipeline.set_state(null)) is None:
+        if _within(self.stop_s, lambda: pipeline.set_state(null)) is None:
             self.stuck = True
             log.warning("%s: the driver does not let go of the camera", self.name)
 

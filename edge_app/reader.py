@@ -14,7 +14,6 @@ from edge_app.source import Camera
 log = logging.getLogger(__name__)
 
 _OPEN_S = 10.0
-_STOP_S = 1.0
 _FLIP_CODES = {"rotate-180": -1, "horizontal-flip": 1, "vertical-flip": 0}  # for cv2.flip
 _DIAGONALS = {  # turned across the main diagonal, then flipped
     "counterclockwise": 0,
@@ -79,7 +78,7 @@ class ReaderCamera(Camera):
         if thread is None:
             return
         self._slot.close()
-        thread.join(_STOP_S)
+        thread.join(self.stop_s)
         if thread.is_alive():
             self.stuck = True
             log.warning("%s: OpenCV does not let go of the camera", self.name)

@@ -15,6 +15,7 @@ class Camera:
 
     Attributes:
         dropped: frames lost inside the source since the first opening, before ``read`` saw them.
+        stop_s: how long the driver may take to let go; may be raised by who is not in a hurry.
         stuck: the driver did not let go in time. The process must leave by ``os._exit``.
     """
 
@@ -22,6 +23,7 @@ class Camera:
         self.name = name
         self.live = live
         self.dropped = 0
+        self.stop_s = 1.0
         self.stuck = False
 
     def __enter__(self) -> "Camera":
@@ -60,5 +62,5 @@ class Camera:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the device within a second. Idempotent."""
+        """Let go of the device within ``stop_s``. Idempotent."""
         raise NotImplementedError

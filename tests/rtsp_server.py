@@ -1,4 +1,7 @@
-"""An RTSP server in a process of its own, so that a test can end it: prints its port, then serves /cam."""
+"""An RTSP server in a process of its own, so that a test can end it: prints its port, then serves /cam.
+
+Arguments: the launch line of its media, and the port; without one it takes a free one.
+"""
 
 import sys
 
@@ -13,7 +16,7 @@ def main():
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
-    server.set_service("0")
+    server.set_service(sys.argv[2] if len(sys.argv) > 2 else "0")
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(sys.argv[1])
     factory.set_shared(True)

@@ -5,6 +5,7 @@ program anew. docs/decisions/recovery.md has the times and the reasons.
 """
 
 import logging
+import select
 import threading
 import time
 from typing import Callable, List, NamedTuple, Optional, Tuple
@@ -27,11 +28,12 @@ _LONGEST_PAUSE_S = 4.0  # a camera that is put back is found within this time
 _LONGEST_START_PAUSE_S = 10.0  # the same while there was never a frame
 _FAILURES = 3  # in a row, the loss itself being the first, before the daemon is restarted
 _STEADY_S = 10.0  # frames for so long, and what happened before is forgotten
-_DAEMON_FRAME_S = 4.0  # a reopened CSI camera that gives no frame by then has a sick daemon
+_PATIENCE_S = 4.0  # a reopened CSI camera that gives no frame by then has a sick daemon
 _ASK_AGAIN_S = 600.0  # between two restarts of the daemon while there is no camera at all
 _STUCK_PAUSE_S = 300.0  # before leaving, when the driver was stuck at the start and nothing helps
 _STUCK_S = 20.0  # a driver that has not come back after this never will
-_STOP_S = 1.0  # how long closing may take
+_LET_GO_S = 3.0  # a driver in trouble may take so long to close
+_STOP_S = 1.0  # how long closing may take when the program ends
 _HOUR_S = 3600.0
 
 
@@ -118,6 +120,7 @@ class RecoveringCamera(Camera):
         status: is told what is waited for, and of every restart.
         restart_daemon: asks for a restart of the camera daemon; whether it could.
         name: for messages until ``make`` has given a camera.
+        patience_s: how long a reopened CSI camera may take for its first frame.
         clock: monotonic seconds.
 
     Raises:
@@ -132,6 +135,7 @@ class RecoveringCamera(Camera):
         status: Status,
         restart_daemon: Callable[[], bool],
         name: str = "camera",
+        patience_s: float = _PATIENCE_S,
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(name, live=True)
@@ -139,6 +143,7 @@ class RecoveringCamera(Camera):
         self._settings = settings
         self._status = status
         self._restart_daemon = restart_daemon
+        self._patience_s = patience_s
         self._clock = clock
         self._kind = ""  # "v4l2" of v4l2:///dev/video0, once a camera was made
         self._fresh: Optional[Camera] = None  # made and never opened
@@ -229,6 +234,7 @@ class RecoveringCamera(Camera):
 
     def _let_go(self, camera: Camera) -> None:
         """On a thread of its own."""
+        camera.stop_s = _LET_GO_S
         camera.close()
         if camera.stuck:
             self.stuck = True
@@ -243,7 +249,7 @@ class RecoveringCamera(Camera):
         if self._work is None:
             wait_s = (self._leave_at[0] if self._leave_at else self._retry_at) - now
             if wait_s > 0.0:
-                self._closing.wait(min(timeout_s, wait_s))
+                _pause(min(timeout_s, wait_s))
                 return
             self._attempts += 1
             self._work = _Work("camera opening", self._open_fresh, now)
@@ -312,7 +318,7 @@ class RecoveringCamera(Camera):
         """The open camera has nothing to give at the moment."""
         now = self._clock()
         self._check_budget(now)
-        silent = self._alive_since is None and now - self._opened_at >= _DAEMON_FRAME_S
+        silent = self._alive_since is None and now - self._opened_at >= self._patience_s
         if silent and self._dead_since is not None and "csi://" in self.name:
             self._lose(
                 CameraError(
@@ -373,6 +379,15 @@ class RecoveringCamera(Camera):
     def _keep_count(self, camera: Camera) -> None:
         self._dropped_before += camera.dropped
         self.dropped = self._dropped_before
+
+
+def _pause(seconds: float) -> None:
+    """Sleep by the monotonic clock.
+
+    A lock's time-out is measured by the wall clock before Python 3.11, and a board without a battery sets
+    that clock while it runs.
+    """
+    select.select([], [], [], seconds)
 
 
 class DetectorWatch(Display):

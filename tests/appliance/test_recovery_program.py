@@ -1,0 +1,267 @@
+"""The whole program, as a process, under faults; each test prints how long the recovery took."""
+
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from models import make_bright
+from needs import require
+from test_faults import CameraDaemon
+
+SETTINGS = {
+    "camera.source": "csi://0",
+    "camera.width_px": 160,
+    "camera.height_px": 96,
+    "camera.rate_hz": 60.0,
+    "camera.timeout_s": 0.5,
+    "detector.backend": "onnxruntime",
+    "detector.threads": 1,
+    "recovery.mode": "on",
+    "web.port": 0,
+}
+
+
+class Program:
+    """``python -m edge_app run``, or ``script`` in its place; what it says, line by line."""
+
+    def __init__(self, folder, settings, *options, script=None, before=()):
+        self.stats_path = os.path.join(str(folder), "stats.json")
+        command = list(before) + [sys.executable]
+        command += ["-c", script] if script else ["-m", "edge_app"]
+        command += ["run", "--stats", self.stats_path] + list(options)
+        for path, value in dict(SETTINGS, **settings).items():
+            command += ["--set", "{}={}".format(path, value)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True
+        )
+        self._lines = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self._lines.append(line.rstrip())
+
+    @property
+    def said(self):
+        return "\n".join(self._lines)
+
+    def wait_for(self, pattern, limit_s=30.0, since=0):
+        """The match of what it says; ``since`` so many lines."""
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            match = re.search(pattern, "\n".join(self._lines[since:]))
+            if match:
+                return match
+            assert self.process.poll() is None, self.said
+            time.sleep(0.02)
+        raise AssertionError("{} not said in {} s: {}".format(pattern, limit_s, self.said))
+
+    def mark(self):
+        """How many lines it has said."""
+        return len(self._lines)
+
+    def end(self, limit_s=30.0):
+        """Wait for its end; its exit status."""
+        status = self.process.wait(limit_s)
+        self._reader.join()
+        return status
+
+    def stats(self):
+        with open(self.stats_path) as file:
+            return json.load(file)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        self.process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_bright(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def start(tmp_path, model):
+    """Function: start the program with settings and options; it is ended after the test."""
+    programs = []
+
+    def begin(settings, *options, **how):
+        programs.append(Program(tmp_path, dict({"detector.model": model}, **settings), *options, **how))
+        return programs[-1]
+
+    yield begin
+    for program in programs:
+        program.close()
+
+
+@pytest.fixture
+def daemon(nvstub, monkeypatch, tmp_path):
+    """A camera whose frames come from a process that can be killed."""
+    camera_daemon = CameraDaemon(tmp_path)
+    monkeypatch.setenv("NVSTUB_SCENE", camera_daemon.scene)
+    yield camera_daemon
+    camera_daemon.kill()
+
+
+def test_it_waits_for_a_camera_and_survives_its_loss(daemon, start):
+    """Started without a camera, which comes, is killed, comes back, hangs and goes on."""
+    program = start({}, "--display", "none")
+    program.wait_for("camera: waiting: csi://0")
+    daemon.start()
+    program.wait_for("camera: goes on")
+    daemon.kill()
+    program.wait_for("(?s)waiting.*goes on.*waiting: csi://0")
+    daemon.start()
+    seconds = program.wait_for(r"frames again after (\S+) s").group(1)
+    print("camera daemon killed and started again: frames after {} s".format(seconds))
+    since = program.mark()
+    daemon.signal(signal.SIGSTOP)
+    program.wait_for("no frame for 0.5 s", since=since)
+    daemon.signal(signal.SIGCONT)
+    seconds = program.wait_for(r"frames again after (\S+) s", since=since).group(1)
+    print("camera daemon stopped and continued: frames after {} s".format(seconds))
+    daemon.kill()
+    program.wait_for("waiting", since=program.mark())
+    program.process.terminate()
+    stopped_at = time.monotonic()
+    assert program.end() == 0, program.said
+    assert time.monotonic() - stopped_at < 10
+    assert program.stats()["frames"]["shown"] > 0
+
+
+def test_a_camera_that_stays_away_is_left_to_systemd(daemon, start):
+    daemon.start()
+    program = start({"recovery.give_up_s": 3.0}, "--display", "none")
+    time.sleep(2.0)
+    daemon.kill()
+    killed_at = time.monotonic()
+    assert program.end() == 69, program.said
+    assert "edge-app: camera stage: csi://0: no frame for 3 s" in program.said
+    print("the process had left {:.1f} s after the loss".format(time.monotonic() - killed_at))
+
+
+def test_a_driver_that_does_not_let_go_is_left_with_the_process(nvstub, monkeypatch, start):
+    monkeypatch.setenv("NVSTUB_HANG", "20:hard")
+    started_at = time.monotonic()
+    program = start({}, "--display", "none")
+    assert program.end() == 69, program.said
+    assert "the camera would not stop (stuck in its driver); leaving without it" in program.said
+    print("the process had left {:.1f} s after its start".format(time.monotonic() - started_at))
+
+
+STUCK = """
+import sys, threading
+from edge_app import cli
+from edge_app.detector import OnnxDetector
+
+class StuckDetector(OnnxDetector):
+    pictures = 0
+    def detect(self, pixels, threshold):
+        self.pictures += 1
+        if self.pictures == 10:
+            threading.Event().wait()
+        return super().detect(pixels, threshold)
+
+cli.open_detector = lambda settings, *others: StuckDetector(settings.detector)
+sys.exit(cli.main())
+"""
+
+
+def test_a_detector_that_hangs_is_left_with_the_process(nvstub, start):
+    started_at = time.monotonic()
+    program = start({"recovery.detector_s": 1.0}, "--display", "none", script=STUCK)
+    assert program.end() == 70, program.said
+    assert "edge-app: detector stage: has answered nothing for 1 s" in program.said
+    assert "the detector would not stop" in program.said
+    print("the process had left {:.1f} s after its start".format(time.monotonic() - started_at))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another byte", "empty"])
+def test_a_model_gone_bad_is_said_at_the_start(nvstub, start, tmp_path, damage):
+    """Nothing is tried again by itself: the file has to be replaced. Engines are built anew: tests/nvidia."""
+    path = make_bright(tmp_path)
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    if damage == "another byte":
+        data[len(data) // 2] ^= 1
+    with open(path, "wb") as file:
+        file.write({"cut off": data[:500], "another byte": data, "empty": b""}[damage])
+    program = start({"detector.model": path}, "--display", "none")
+    assert program.end() in (65, 70), program.said
+    assert path in program.said and "Traceback" not in program.said
+
+
+def test_a_disk_that_fills_up_costs_the_clip_only(nvstub, start, tmp_path):
+    program = start({}, "--display", "none,file:{}/a.mp4".format(tmp_path), "--frames", "500",
+                    before=on_a_disk(tmp_path, "size=16m"))  # fmt: skip
+    inside = "/proc/{}/root{}/".format(program.process.pid, tmp_path)
+    deadline = time.monotonic() + 30
+    while not (os.path.exists(inside + "a.mp4") and os.path.getsize(inside + "a.mp4")):
+        assert time.monotonic() < deadline and program.process.poll() is None, program.said
+        time.sleep(0.02)
+    with open(inside + "others", "wb") as file:
+        file.write(bytes(12 << 20))
+    program.wait_for("display file:.* has failed and is closed: the disk of .* is full")
+    assert program.end() == 0, program.said
+
+
+def test_a_disk_that_cannot_be_written_is_said_at_the_start(nvstub, start, tmp_path):
+    program = start({}, "--display", "file:{}/a.mp4".format(tmp_path),
+                    before=on_a_disk(tmp_path, "ro"))  # fmt: skip
+    assert program.end() == 74, program.said
+    assert "cannot write the clip" in program.said and "Read-only file system" in program.said
+
+
+def on_a_disk(folder, options):
+    """What to put before a command so that it finds a disk of its own in ``folder``; else the test ends."""
+    require(shutil.which("unshare"), "unshare (util-linux)")
+    words = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    mount = "mount -t tmpfs -o {} disk {}".format(options, folder)
+    require(subprocess.call(words + [mount]) == 0, "the right to mount a tmpfs in a namespace")
+    return words + [mount + ' && exec "$@"', "sh"]
+
+
+def test_a_screen_that_dies_leaves_the_page(nvstub, screen, start):
+    program = start({}, "--display", "auto", "--frames", "300")
+    program.wait_for("display: window")
+    screen.kill()
+    program.wait_for("display: web")
+    assert program.end() == 0, program.said
+
+
+def test_a_wall_clock_that_jumps_is_not_noticed(nvstub, monkeypatch, start, tmp_path):
+    """An hour back, then a day ahead, as where a board without a battery finds the time in the network."""
+    found = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+    require(found, "libfaketime (apt install faketime)")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    for name, value in {
+        "LD_PRELOAD": found[0],
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    program = start({}, "--display", "none", "--frames", "240")
+    monkeypatch.delenv("LD_PRELOAD")
+    program.wait_for("edge_app")
+    for offset in ("-3600", "+86400"):
+        time.sleep(0.5)
+        clock.write_text(offset)
+    assert program.end() == 0, program.said
+    assert "waiting" not in program.said
+    latency = program.stats()["steps_ms"]["latency"]
+    print("latency with a clock that jumps: {}".format(latency))
+    assert latency["p99"] < 1000.0
