@@ -7,9 +7,9 @@ set -eu
 
 run="python3-venv libgl1 libglib2.0-0 python3-dev python3-gi gcc pkg-config libgirepository1.0-dev libcairo2-dev
  gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
- gstreamer1.0-plugins-bad gstreamer1.0-libav"
-test="g++ gstreamer1.0-plugins-ugly libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
- gir1.2-gst-rtsp-server-1.0 xvfb chromium"
+ gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gir1.2-gst-rtsp-server-1.0"
+test="g++ libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev xvfb chromium
+ mosquitto openssl faketime systemd-container mmdebstrap rsync openssh-client iproute2 procps"
 
 case "${1:-run}" in
   run) wanted=$run ;;

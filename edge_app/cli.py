@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any, Callable, List, Optional, Sequence
 
 from edge_app import __version__, config
-from edge_app.camera import Camera, is_jetson, open_camera
+from edge_app.appliance import logs
+from edge_app.camera import Camera, is_jetson, open_camera, without_password
 from edge_app.detector import Detector
 from edge_app.errors import DetectorError, EdgeAppError, EndOfStream
 
@@ -27,10 +28,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     0: done. 2: the command line is wrong. 78: a setting is wrong. Others: see ``edge_app.errors``.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    logs.install(options.verbose, sys.stderr, os.environ.get("JOURNAL_STREAM", ""))
     try:
         return int(options.command(options) or 0)
     except EdgeAppError as error:
@@ -51,6 +49,7 @@ def _report(error: EdgeAppError, verbose: bool) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Show faces from a source until it ends, the time is over, or somebody stops it."""
+    from edge_app.appliance.status import Status
     from edge_app.meter import Meter
     from edge_app.overlay import Overlay
     from edge_app.pipeline import Pipeline
@@ -62,22 +61,27 @@ def run(options: argparse.Namespace) -> int:
     stopping = _stop_on_signals()
     meter, tracker, overlay = Meter(), Tracker(settings.faces), Overlay(settings.display.figures)
     privacy = Privacy(settings.privacy)
-    detector, camera = open_detector(settings), open_source(settings)
+    appliance = _Appliance(settings, Status(), meter, os.environ.get("NOTIFY_SOCKET", ""))
+    detector = open_detector(settings, appliance.progress)
+    camera = appliance.camera(lambda: open_source(settings))
     limits = _Limits(options.frames, options.seconds)
-    threshold = privacy.threshold(tracker.threshold)
-    pipeline = Pipeline(camera, detector, threshold, meter)
+    pipeline = Pipeline(camera, detector, privacy.threshold(tracker.threshold), meter)
     status = 0
     try:
-        with open_displays(settings, detector, camera) as display, pipeline:
-            while not (stopping.is_set() or display.closed or limits.reached(meter.shown)):
-                result = pipeline.next(_IDLE_S)
-                if result is None:
-                    display.idle()
-                    continue
-                found = result.faces.above(tracker.threshold)
-                faces = tracker.update(found, result.frame.captured_at)
-                covered = privacy.cover(result)
-                _show(covered, faces, tracker.tracks, pipeline, meter, overlay, display)
+        with appliance.watchers(camera) as watchers:
+            with appliance.displays(detector, camera) as display, pipeline:
+                while not (stopping.is_set() or display.closed or limits.reached(meter.shown)):
+                    result = pipeline.next(_IDLE_S)
+                    if result is None:
+                        display.idle()
+                        watchers.idle()
+                        continue
+                    found = result.faces.above(tracker.threshold)
+                    faces = tracker.update(found, result.frame.captured_at)
+                    picture = _draw(
+                        privacy.cover(result), faces, tracker.tracks, pipeline, meter, overlay
+                    )
+                    _show(picture, meter, display, watchers)
     except EndOfStream:
         pass
     except EdgeAppError as error:
@@ -90,25 +94,30 @@ def run(options: argparse.Namespace) -> int:
     return _leave(status, pipeline.stop())
 
 
-def _show(
-    result: Any, faces: Any, tracks: Any, pipeline: Any, meter: Any, overlay: Any, display: Any
-) -> None:
-    """Draw and show one result, and note how long that took and how old it was on the screen."""
+def _draw(
+    result: Any, faces: Any, tracks: Any, pipeline: Any, meter: Any, overlay: Any
+) -> Any:
+    """Draw one result, and note how long that took."""
     from edge_app.frames import Picture
 
     started = time.monotonic()
-    captured_at = result.frame.captured_at
-    figures = meter.figures(started, started - captured_at, pipeline.dropped)
+    figures = meter.figures(started, started - result.frame.captured_at, pipeline.dropped)
     pixels = overlay.draw(result.frame.pixels, faces, figures)
+    meter.add("overlay", time.monotonic() - started)
+    return Picture(pixels, faces, result, figures, tracks)
+
+
+def _show(picture: Any, meter: Any, display: Any, watchers: Any) -> None:
+    """Show a picture, and note how long that took and how old it was on the screen."""
     drawn = time.monotonic()
-    display.show(Picture(pixels, faces, result, figures, tracks))
+    display.show(picture)
     shown = time.monotonic()
-    meter.add("overlay", drawn - started)
     meter.add("display", shown - drawn)
-    meter.add("latency", shown - captured_at)
-    meter.count("faces", len(faces))
-    meter.count("frames_with_faces", int(len(faces) > 0))
+    meter.add("latency", shown - picture.result.frame.captured_at)
+    meter.count("faces", len(picture.faces))
+    meter.count("frames_with_faces", int(len(picture.faces) > 0))
     meter.tick("display", shown)
+    watchers.show(picture)
 
 
 def detect(options: argparse.Namespace) -> int:
@@ -158,8 +167,13 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_detector(settings: config.Settings) -> Detector:
+def open_detector(
+    settings: config.Settings, progress: Callable[[str], None] = log.info
+) -> Detector:
     """The detector that the settings ask for, not yet opened; ``auto`` is TensorRT where it works.
+
+    Args:
+        progress: is told what happens while an engine is built.
 
     Raises:
         DetectorError: TensorRT was asked for by name, and something it needs is missing.
@@ -171,7 +185,7 @@ def open_detector(settings: config.Settings) -> Detector:
     from edge_app.nvidia.detector import open_cuda_detector
 
     try:
-        return open_cuda_detector(settings.detector)
+        return open_cuda_detector(settings.detector, progress)
     except DetectorError as error:
         if settings.detector.backend == "tensorrt":
             raise
@@ -189,21 +203,115 @@ def open_source(settings: config.Settings) -> Camera:
     return open_camera(settings.camera)
 
 
-def open_displays(settings: config.Settings, detector: Detector, camera: Camera) -> Any:
+class _Appliance:
+    """What stands around the path in a run: recovery, sensors, metrics, events, the service manager.
+
+    Args:
+        settings: the whole tree.
+        status: what all of them know of each other.
+        meter: of the run.
+        notify: systemd's socket; empty where it has not started the program.
+    """
+
+    def __init__(
+        self, settings: config.Settings, status: Any, meter: Any, notify: str
+    ) -> None:
+        from edge_app.appliance.metrics import Metrics
+        from edge_app.appliance.power import PowerWatch
+
+        self._settings = settings
+        self._status = status
+        self._notify = notify
+        self._meter = meter
+        self._power = PowerWatch(settings.power, status)
+        self._metrics = Metrics(status, meter)
+
+    def progress(self, text: str) -> None:
+        """An engine is being built: that is what a start waits for."""
+        log.info("%s", text)
+        self._status.waiting("detector", text)
+
+    @property
+    def recovers(self) -> bool:
+        """Whether a dead camera is opened anew instead of ending the run."""
+        mode = self._settings.recovery.mode
+        return mode == "on" or (mode == "auto" and bool(self._notify))
+
+    def camera(self, make: Callable[[], Camera]) -> Camera:
+        """The camera with what looks after it."""
+        from edge_app.appliance.power import PacedCamera
+        from edge_app.appliance.recovery import DaemonRestart, RecoveringCamera
+
+        settings = self._settings
+        if self.recovers:
+            restart = DaemonRestart(settings.recovery.daemon_restarts)
+            name = without_password(settings.camera.source)
+            camera: Camera = RecoveringCamera(
+                make, settings.recovery, self._status, restart, name
+            )
+        else:
+            camera = make()
+        mode = settings.power.mode
+        if mode == "on" or (mode == "auto" and is_jetson()):
+            camera = PacedCamera(camera, self._power)
+        return camera
+
+    def watchers(self, camera: Camera) -> Any:
+        """What is told of every picture and shows none; ``with`` opens them."""
+        from edge_app.appliance.events import Events
+        from edge_app.appliance.recovery import DetectorWatch
+        from edge_app.appliance.service import Notifier
+        from edge_app.appliance.status import FirstPicture
+        from edge_app.display import Displays
+
+        settings, status = self._settings, self._status
+        members: List[Any] = [
+            ("start", lambda: FirstPicture(status)),
+            ("sensors", lambda: self._power),
+            ("metrics", lambda: self._metrics),
+        ]
+        if self._notify:
+            members.append(("service manager", lambda: Notifier(status, self._notify)))
+        if settings.events.file or settings.events.mqtt:
+            members.append(("events", lambda: Events(settings.events, status, camera.name)))
+        if self.recovers:
+            members.append(("detector watch", lambda: DetectorWatch(self._meter, settings.recovery)))
+        return Displays(members)
+
+    def displays(self, detector: Detector, camera: Camera) -> Any:
+        """The displays that the settings ask for; a service goes on without one that fails."""
+        from edge_app.display import AutoDisplay
+
+        def make() -> Any:
+            return open_displays(self._settings, detector, camera, self._status, self._metrics)
+
+        return AutoDisplay([(self._settings.display.kind, make)]) if self.recovers else make()
+
+
+def open_displays(
+    settings: config.Settings, detector: Detector, camera: Camera, status: Any, metrics: Any
+) -> Any:
     """The displays that the settings ask for, not yet opened."""
     from edge_app import display
 
     def make_web() -> Any:
         from edge_app.appliance.web import WebDisplay
 
-        return WebDisplay(settings.web, detector, camera)
+        return WebDisplay(settings.web, detector, camera, status, metrics)
 
     def make_jetson(uri: str) -> Any:
         from edge_app.nvidia.jetson import JetsonDisplay
 
         return JetsonDisplay(uri or "display://0")
 
-    return display.open_displays(settings.display, make_web, {"jetson": make_jetson})
+    def make_rtsp(target: str) -> Any:
+        from edge_app.appliance.stream import RtspDisplay
+
+        return RtspDisplay(settings.rtsp, target)
+
+    return display.open_displays(
+        settings.display, make_web, {"jetson": make_jetson, "rtsp": make_rtsp}
+    )
 
 
 class _Limits:

@@ -109,6 +109,7 @@ class EventsSettings(NamedTuple):
 class PowerSettings(NamedTuple):
     """When the board is too hot or its supply too weak, fewer frames are looked at."""
 
+    mode: str = "auto"  # on, off; auto is on where the board is a Jetson
     hot_c: float = 85.0  # from here on
     cool_c: float = 78.0  # until here
     slow_rate_hz: float = 10.0  # frames looked at in between
@@ -196,6 +197,7 @@ _RULES: Dict[str, Rule] = {
     "events.max_file_mb": _between(0.001, 10000),
     "events.buffer": _between(1, 100000),
     "events.leave_s": _between(0, 60),
+    "power.mode": _one_of(("auto", "on", "off")),
     "power.hot_c": _between(0, 150),
     "power.cool_c": _between(0, 150),
     "power.slow_rate_hz": _between(0.1, 240),

@@ -6,6 +6,9 @@ import time
 from collections import deque
 from typing import Any, Deque, Dict, NamedTuple, Optional, Tuple
 
+from edge_app.display import Display
+from edge_app.frames import Picture
+
 log = logging.getLogger(__name__)
 
 _NOTES = 200  # how many are remembered
@@ -78,3 +81,17 @@ class Status:
                 dict(self._waiting), dict(self._restarts), dict(self._dropped),
                 tuple(self._notes), self._power,
             )  # fmt: skip
+
+
+class FirstPicture(Display):
+    """With a picture nobody waits for the detector any more."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__()
+        self._status: Optional[Status] = status
+
+    def show(self, picture: Picture) -> None:
+        """Say so, once."""
+        status, self._status = self._status, None
+        if status is not None:
+            status.waiting("detector", "")
