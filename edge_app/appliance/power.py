@@ -1,4 +1,4 @@
-"""Heat and supply: watched, told, and answered by looking at fewer frames before the board gives up."""
+"""Heat and supply: watched, told, and answered with fewer frames before the board gives up."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Heat and supply, on file systems like those of a Nano, an Orin and a PC; the answer in a real run."""
+"""Heat and supply, on file systems like a Nano's, an Orin's and a PC's; the answer in a real run."""
 
 import os
 import threading
@@ -107,7 +107,9 @@ PC = {
 def write(root, path, text):
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text + "\n")
+    fresh = file.with_name(file.name + ".fresh")
+    fresh.write_text(text + "\n")
+    fresh.replace(file)  # at once, as in sysfs: nobody ever reads an empty file
 
 
 @pytest.fixture
