@@ -1,0 +1,465 @@
+#!/bin/sh
+# Runs on the device, as root, and does there what must not be done by halves.
+#   activate.sh missing MANIFEST RELEASE-CARD   what of a release is not here yet, one path a line
+#   activate.sh install ARCHIVE.tar             check, unpack, rehearse, switch, watch; back to the old one if it fails
+#   activate.sh rollback [NAME]                 to the release before, or to a named one that is still here
+#   activate.sh status                          key=value lines
+#   activate.sh logs [LINES]                    the last of the service's log
+# Exit status: 0 done or nothing to do; 1 the release failed and the old one runs; 2 the device is not fit for it, nothing
+# was changed; 3 the release failed and there is no healthy one to go back to; 75 another deploy is at work.
+# Settings by environment: HEALTH_S, START_S, RATE_HZ, KEEP, as below.
+# 'install' and 'rollback' go on when the connection is lost: the device ends up with the old or the new release.
+set -eu
+umask 022
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
+export PATH LC_ALL=C
+
+root=${EDGE_APP_ROOT:-} # another root, for tests
+base=$root/opt/edge-app
+etc=$root/etc/edge-app
+state=$root/var/lib/edge-app
+units=$root/etc/systemd/system
+unit=edge-app.service
+user=edge-app
+lock=$root/run/lock/edge-app-deploy
+HEALTH_S=${HEALTH_S:-20} # a new release is watched for so long after its first frame
+START_S=${START_S:-180}  # its first frame must come within
+RATE_HZ=${RATE_HZ:-5}    # frames it must look at in a second
+KEEP=${KEEP:-3}          # releases that stay on the device
+spare_kib=65536          # what stays free on the disk
+
+say() { printf '%s\n' "$*"; }
+die() { # STATUS WORDS...
+  status=$1
+  shift
+  say "$*"
+  exit "$status"
+}
+card() { sed -n "s/^$2=//p" "$1" | head -n 1; } # CARD KEY
+target_of() { readlink "$base/$1" 2>/dev/null | sed 's|^releases/||' || true; }
+show() { systemctl show --value -p "$1" "$unit" 2>/dev/null || true; }
+free_kib() { # FOLDER: of the file system it is, or will be, on
+  folder=$1
+  while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+  df -Pk "$folder" | awk 'NR == 2 { print $4 }'
+}
+
+# --- what is here already -------------------------------------------------------------------------------------------
+
+has_packages() { [ -e "$base/packages/$1/complete" ]; }
+
+source_of() { # SUM PATH: a file of a release that is here and has this content
+  for manifest in "$base"/releases/*/manifest; do
+    [ -e "$(dirname "$manifest")/complete" ] || continue
+    if grep -qxF "$1  $2" "$manifest"; then
+      say "$(dirname "$manifest")/$2"
+      return
+    fi
+  done
+}
+
+needed_kib() { # CARD
+  needed=$(card "$1" kib)
+  has_packages "$(card "$1" packages)" || needed=$((2 * needed + $(card "$1" packages_kib)))
+  say "$needed"
+}
+
+check_space() { # CARD
+  needed=$(($(needed_kib "$1") + spare_kib))
+  free=$(free_kib "$base")
+  [ "$free" -ge "$needed" ] ||
+    die 2 "the disk is too full: $((free / 1024)) MB are free on $base, $((needed / 1024)) MB are needed"
+}
+
+check_fit() { # CARD
+  name=$(card "$1" name)
+  case $name in
+  '' | .* | -* | *[!A-Za-z0-9.+_-]*) die 2 "not a release: its name is '$name'" ;;
+  esac
+  [ "$(card "$1" machine)" = "$(uname -m)" ] ||
+    die 2 "$name is for $(card "$1" machine), this device is $(uname -m): build target cp..-$(uname -m)"
+  python_of "$1" >/dev/null || die 2 "$name needs Python $(card "$1" python), which is not installed here"
+}
+
+python_of() { # CARD: the interpreter a release is for
+  for python in "python$(card "$1" python)" python3; do
+    path=$(command -v "$python") || continue
+    found=$("$path" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+    [ "$found" != "$(card "$1" python)" ] || { say "$path" && return 0; }
+  done
+  return 1
+}
+
+missing() { # MANIFEST CARD
+  check_fit "$2"
+  if [ ! -e "$base/releases/$(card "$2" name)/complete" ]; then check_space "$2"; fi
+  packages=$(card "$2" packages)
+  while read -r sum path; do
+    case $path in wheels/*) ! has_packages "$packages" || continue ;; esac
+    [ -n "$(source_of "$sum" "$path")" ] || say "$path"
+  done <"$1"
+}
+
+# --- one release: unpacked, checked, complete ------------------------------------------------------------------------
+
+unpack() { # ARCHIVE: sets name and release
+  work=$base/releases/.partial
+  rm -rf "$work"
+  mkdir -p "$work"
+  tar -xf "$1" -C "$work" manifest release || die 2 "$1 is not a release: it has no manifest"
+  check_fit "$work/release"
+  name=$(card "$work/release" name)
+  packages=$(card "$work/release" packages)
+  release=$base/releases/$name
+  if [ -e "$release/complete" ] && cmp -s "$work/manifest" "$release/manifest"; then
+    rm -rf "$work"
+    return
+  fi
+  [ "$name" != "$(target_of current)" ] || die 2 "$name runs here with other content; give the new release a name of its own"
+  check_space "$work/release"
+  tar -xf "$1" -C "$work" --no-same-owner
+  complete_from_others "$work"
+  verify "$work"
+  install_packages "$work"
+  rm -rf "$release" "$work/wheels"
+  mv "$work" "$release"
+  install_program "$release"
+  sync_folder "$release"
+  : >"$release/complete"
+  sync_folder "$release"
+}
+
+complete_from_others() { # FOLDER: what did not travel, since it is here
+  while read -r sum path; do
+    [ ! -e "$1/$path" ] || continue
+    source=$(source_of "$sum" "$path")
+    [ -n "$source" ] || continue
+    mkdir -p "$(dirname "$1/$path")"
+    cp "$source" "$1/$path"
+  done <"$1/manifest"
+}
+
+verify() { # FOLDER: every file is what the manifest says, and there is no other
+  manifest=$1/manifest
+  if has_packages "$(card "$1/release" packages)"; then
+    rm -rf "$1/wheels"
+    grep -v '  wheels/' "$1/manifest" >"$1/manifest.rest"
+    manifest=$1/manifest.rest
+  fi
+  bad=$(cd "$1" && sha256sum -c --quiet "$manifest" 2>&1) ||
+    die 2 "the release is damaged: $(say "$bad" | head -n 3 | tr '\n' ';')"
+  extra=$(cd "$1" && find . ! -type d ! -name 'manifest*' | sed 's|^\./||' | sort >"$1/.found" &&
+    sed 's/^[0-9a-f]*  //' "$manifest" | sort | comm -23 .found - | grep -vx '.found' || true)
+  rm -f "$1/.found" "$1/manifest.rest"
+  [ -z "$extra" ] || die 2 "the release holds what its manifest does not name: $(say "$extra" | head -n 3 | tr '\n' ' ')"
+}
+
+install_packages() { # FOLDER: the wheels it needs, once for all releases that need the same
+  if has_packages "$packages"; then return; fi
+  python=$(python_of "$1/release")
+  place=$base/packages/$packages
+  rm -rf "$place"
+  mkdir -p "$place"
+  set -- "$1"/wheels/*.whl
+  for pip in "$@"; do case $pip in */pip-*) break ;; esac done
+  "$python" "$pip/pip" --disable-pip-version-check -q install --no-index --no-deps --no-warn-script-location \
+    --target "$place" "$@" 2>&1 || die 2 "the packages of $name could not be installed"
+  sync_folder "$place"
+  : >"$place/complete"
+}
+
+install_program() { # RELEASE: a virtual environment that sees the packages, pycuda and what the system brings
+  python=$(python_of "$1/release")
+  "$python" -m venv --without-pip --system-site-packages "$1/venv"
+  library=$("$1/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  printf '%s\n' "$base/packages/$packages" "$base/pycuda" >"$library/edge-app.pth"
+  "$1/venv/bin/python" -m pip --disable-pip-version-check -q install --no-index --no-deps "$1"/app/*.whl 2>&1 ||
+    die 2 "the program of $name could not be installed"
+}
+
+sync_folder() { sync -f "$1" 2>/dev/null || sync; }
+
+# --- the device around it ----------------------------------------------------------------------------------------------
+
+prepare_device() {
+  if ! id "$user" >/dev/null 2>&1; then
+    useradd --system --home-dir /var/lib/edge-app --no-create-home --shell /usr/sbin/nologin "$user"
+    say "made the user $user"
+  fi
+  if getent group video >/dev/null; then usermod -a -G video "$user"; fi
+  install -d -m 750 -o "$user" -g "$user" "$state" "$state/engines"
+  install -d -m 750 -o root -g "$user" "$etc"
+}
+
+install_config() { # RELEASE [CONFIG]: never over one that is there; a new default goes beside it
+  default=${2:-$1/config/edge-app.yaml}
+  seen=$base/default.yaml # the last one that was offered
+  if [ ! -e "$etc/edge-app.yaml" ]; then
+    put_config "$default" edge-app.yaml
+    say "wrote $etc/edge-app.yaml"
+  elif ! cmp -s "$default" "$seen" && ! cmp -s "$default" "$etc/edge-app.yaml"; then
+    put_config "$default" edge-app.yaml.new
+    say "$etc/edge-app.yaml stays as it is; what is new lies beside it in edge-app.yaml.new"
+  fi
+  cmp -s "$default" "$seen" || { cp "$default" "$seen.tmp" && chmod 600 "$seen.tmp" && mv -f "$seen.tmp" "$seen"; }
+}
+
+put_config() { # SOURCE NAME
+  install -m 640 -o root -g "$user" "$1" "$etc/$2.tmp"
+  mv -f "$etc/$2.tmp" "$etc/$2"
+}
+
+units_of() { # RELEASE: paths below systemd/, as far as this machine's systemd knows them
+  (cd "$1/systemd" && find . -type f | sed 's|^\./||' | sort) | while read -r file; do
+    case $file in *newer-systemd.conf) [ "$(systemd_version)" -ge 240 ] || continue ;; esac
+    say "$file"
+  done
+}
+
+systemd_version() { systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p'; }
+
+install_units() { # RELEASE: its units and none of another release; whether anything changed is in units_changed
+  units_changed=
+  list=$base/units # what we have put there
+  wanted=$(units_of "$1")
+  for file in $wanted; do
+    cmp -s "$1/systemd/$file" "$units/$file" && continue
+    units_changed=yes
+    mkdir -p "$(dirname "$units/$file")"
+    install -m 644 "$1/systemd/$file" "$units/$file.tmp"
+    mv -f "$units/$file.tmp" "$units/$file"
+  done
+  if [ -e "$list" ]; then
+    while read -r file; do
+      say "$wanted" | grep -qxF "$file" && continue
+      units_changed=yes
+      systemctl disable -q --now "$(basename "$file")" 2>/dev/null || true
+      rm -f "$units/$file"
+    done <"$list"
+  fi
+  say "$wanted" >"$list.tmp" && mv -f "$list.tmp" "$list"
+  [ -z "$units_changed" ] || systemctl daemon-reload
+  for file in $wanted; do
+    case $file in */*) continue ;; esac
+    if grep -q '^\[Install\]' "$units/$file" && ! systemctl is-enabled -q "$file"; then
+      units_changed=yes
+      systemctl enable -q "$file" 2>&1
+      case $file in *.path | *.timer) systemctl start "$file" ;; esac
+    fi
+  done
+}
+
+# --- before the switch: the new release shows what it can, beside the old one --------------------------------------------
+
+rehearse() { # RELEASE
+  stage=$state/engines/next
+  rm -rf "$stage"
+  install -d -m 750 -o "$user" -g "$user" "$stage"
+  find "$state/engines" -maxdepth 1 -type f -exec cp -p {} "$stage/" \;
+  say "rehearsing $(basename "$1")"
+  said=$(cd / && nice -n 10 runuser -u "$user" -- env HOME="$state" XDG_CACHE_HOME="$state/cache" \
+    PATH="$PATH:/usr/local/cuda/bin" "$1/venv/bin/python" "$1/rehearse.py" "$1" "$etc/edge-app.yaml" "$stage" 2>&1) ||
+    { say "$said" | tail -n 8 && rm -rf "$stage" && return 1; }
+  say "$said" | tail -n 1
+}
+
+take_engines() { # from the rehearsal; the old ones stay, for the way back
+  [ -d "$state/engines/next" ] || return 0
+  if diff -rq -x next -x previous "$state/engines" "$state/engines/next" >/dev/null; then
+    rm -rf "$state/engines/next"
+    return
+  fi
+  rm -rf "$state/engines/previous"
+  install -d -m 750 -o "$user" -g "$user" "$state/engines/previous"
+  find "$state/engines" -maxdepth 1 -type f -exec mv {} "$state/engines/previous/" \;
+  mv "$state"/engines/next/* "$state/engines/"
+  rmdir "$state/engines/next"
+}
+
+restore_engines() { # those of the release that is gone back to; a wrong one would only be built anew
+  [ -d "$state/engines/previous" ] || return 0
+  install -d -m 750 -o "$user" -g "$user" "$state/engines/other"
+  find "$state/engines" -maxdepth 1 -type f -exec mv {} "$state/engines/other/" \;
+  mv "$state"/engines/previous/* "$state/engines/" 2>/dev/null || true
+  rm -rf "$state/engines/previous"
+  mv "$state/engines/other" "$state/engines/previous"
+}
+
+# --- the switch ------------------------------------------------------------------------------------------------------------
+
+point() { # LINK NAME: by rename, so that there always is one
+  ln -sfn "releases/$2" "$base/.$1"
+  mv -Tf "$base/.$1" "$base/$1"
+}
+
+switch_to() { # NAME: units, links, restart; true when it is healthy
+  install_units "$base/releases/$1"
+  point current "$1"
+  sync_folder "$base"
+  systemctl reset-failed "$unit" 2>/dev/null || true
+  systemctl stop edge-app-again.timer 2>/dev/null || true
+  since=$(date +%s)
+  systemctl restart --no-block "$unit" || { why="systemd refuses to start it" && return 1; }
+  healthy
+}
+
+healthy() { # first frame within START_S, then frames at RATE_HZ for HEALTH_S; sets why and rate
+  why='' rate=''
+  deadline=$(($(date +%s) + START_S))
+  while [ "$(show ActiveState)" != active ] || has_job; do
+    died && return 1
+    [ "$(date +%s)" -lt "$deadline" ] || { why="no frame within $START_S s: $(show StatusText)" && return 1; }
+    sleep 0.5
+  done
+  watched=0 fed=$(show WatchdogTimestampMonotonic) silent=0
+  while [ "$watched" -lt "$HEALTH_S" ] || { [ -z "$rate" ] && [ "$watched" -lt $((HEALTH_S + 10)) ]; }; do
+    sleep 1
+    watched=$((watched + 1))
+    died && return 1
+    now=$(show WatchdogTimestampMonotonic)
+    if [ "$now" = "$fed" ]; then silent=$((silent + 1)); else silent=0 fed=$now; fi
+    [ "$silent" -lt 5 ] || { why="it has not looked at a frame for $silent s: $(show StatusText)" && return 1; }
+    rate=$(show StatusText | sed -n 's/.*detect \([0-9.]*\) fps.*/\1/p')
+  done
+  [ -n "$rate" ] || { why="it does not say how many frames it looks at: $(show StatusText)" && return 1; }
+  awk "BEGIN { exit !($rate >= $RATE_HZ) }" ||
+    { why="it looks at $rate frames a second, $RATE_HZ are expected" && return 1; }
+}
+
+has_job() { show Job | grep -q '[1-9]'; }
+
+died() {
+  case $(show ActiveState)/$(show SubState)/$(show NRestarts) in
+  failed/* | inactive/dead/* | */auto-restart/* | */*/[1-9]*) ;;
+  *) return 1 ;;
+  esac
+  # A start that is queued behind the old service's end looks dead for a moment.
+  [ "$(show Result)" != success ] || ! has_job || return 1
+  why="it ended: result $(show Result), exit status $(show ExecMainStatus)"
+}
+
+last_words() { # of the service since it was started for the last time
+  journalctl -u "$unit" --since "@$since" -n 12 -o cat --no-pager 2>/dev/null | sed 's/^/  | /' || true
+}
+
+go_back() { # NAME: after a failed switch; never returns
+  if [ -z "$1" ] || [ ! -e "$base/releases/$1/complete" ]; then
+    systemctl stop "$unit" 2>/dev/null || true
+    rm -f "$base/current"
+    sync_folder "$base"
+    die 3 "FAILED: $failure; there is no release to go back to, the service is stopped"
+  fi
+  restore_engines
+  if switch_to "$1"; then die 1 "FAILED: $failure; ROLLED BACK to $1, which looks at $rate frames a second"; fi
+  last_words
+  die 3 "FAILED: $failure; ROLLED BACK to $1, which is not healthy either: $why"
+}
+
+prune() { # all but KEEP releases, never the current or the previous one; then packages that nobody needs
+  # By name: the dates of files say when a release was built, not when it came here.
+  find "$base/releases" -mindepth 1 -maxdepth 1 -type d ! -name '.*' -printf '%f\n' | sort -rV | tail -n +$((KEEP + 1)) |
+    while read -r one; do
+      [ "$one" = "$(target_of current)" ] || [ "$one" = "$(target_of previous)" ] || rm -rf "${base:?}/releases/$one"
+    done
+  for place in "$base"/packages/*; do
+    grep -qxF "packages=$(basename "$place")" "$base"/releases/*/release || rm -rf "$place"
+  done
+}
+
+# --- commands ----------------------------------------------------------------------------------------------------------------
+
+do_install() { # ARCHIVE [CONFIG]
+  old=$(target_of current)
+  unpack "$1"
+  prepare_device
+  install_config "$release" "${2:-}"
+  rm -f "$1"
+  if [ "$name" = "$old" ] && [ "$(show ActiveState)" = active ]; then
+    install_units "$release"
+    [ -n "$units_changed" ] || die 0 "UNCHANGED: $name runs"
+  fi
+  rehearse "$release" || die 1 "FAILED: $name does not pass its rehearsal; ${old:-nothing} runs as before"
+  take_engines
+  if [ -n "$old" ] && [ "$old" != "$name" ]; then point previous "$old"; fi
+  if switch_to "$name"; then
+    prune
+    die 0 "DEPLOYED: $name looks at $rate frames a second"
+  fi
+  failure="$name: $why"
+  last_words
+  if [ "$name" = "$old" ]; then old=$(target_of previous); fi
+  go_back "$old"
+}
+
+do_rollback() { # [NAME]
+  old=$(target_of current)
+  name=${1:-$(target_of previous)}
+  [ -n "$name" ] || die 2 "there is no release before ${old:-this} on this device"
+  case $name in */* | .*) die 2 "'$name' is not a release" ;; esac
+  [ -e "$base/releases/$name/complete" ] ||
+    die 2 "no release $name on this device; here are: $(find "$base/releases" -mindepth 1 -maxdepth 1 -printf '%f ')"
+  [ "$name" != "$old" ] || die 0 "UNCHANGED: $name runs"
+  restore_engines
+  if [ -n "$old" ]; then point previous "$old"; fi
+  if switch_to "$name"; then die 0 "ROLLED BACK to $name, which looks at $rate frames a second"; fi
+  failure="$name: $why"
+  last_words
+  go_back "$old"
+}
+
+status() {
+  say "release=$(target_of current)"
+  say "previous=$(target_of previous)"
+  say "state=$(show ActiveState)"
+  say "status=$(show StatusText)"
+  say "restarts=$(show NRestarts)"
+  say "since=$(show ActiveEnterTimestamp)"
+  say "free_mb=$(($(free_kib "$base") / 1024))"
+  say "new_config=$([ ! -e "$etc/edge-app.yaml.new" ] || say yes)"
+  say "busy=$(flock -n "$lock" true 2>/dev/null || [ ! -e "$lock" ] || say yes)"
+}
+
+# Everything that changes the device runs in a session of its own: what becomes of this connection is no matter.
+detached() { # COMMAND ARGUMENTS...
+  mkdir -p "$(dirname "$lock")"
+  output=$(mktemp "${TMPDIR:-/tmp}/edge-app-deploy.XXXXXX")
+  task=_$1
+  shift
+  setsid sh "$0" "$task" "$@" >"$output" 2>&1 </dev/null &
+  worker=$!
+  tail -n +1 -f --pid="$worker" -s 0.2 "$output" || true
+  result=0
+  wait "$worker" || result=$?
+  rm -f "$output"
+  exit "$result"
+}
+
+alone() { # go on as the only deploy on this device
+  exec 9>>"$lock"
+  flock -n 9 || die 75 "another deploy is at work on this device ($(cat "$lock" 2>/dev/null)); try again when it is done"
+  printf 'since %s, process %s\n' "$(date '+%H:%M:%S')" $$ >"$lock"
+}
+
+command=${1:-}
+[ "$#" -eq 0 ] || shift
+case $command in
+missing) missing "$1" "$2" ;;
+install | rollback)
+  [ "$(id -u)" -eq 0 ] || die 2 "activate.sh $command needs root"
+  detached "$command" "$@"
+  ;;
+_install)
+  alone
+  do_install "$@"
+  ;;
+_rollback)
+  alone
+  do_rollback "$@"
+  ;;
+status) status ;;
+logs) exec journalctl -u "$unit" -n "${1:-50}" --no-pager -o short-iso ;;
+*)
+  sed -n '2,8s/^# *//p' "$0" >&2
+  exit 64
+  ;;
+esac

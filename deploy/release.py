@@ -1,0 +1,323 @@
+"""Build releases: everything a device needs, in one archive that comes out the same bytes every time.
+
+    python3 -m deploy.release                        # for the usual kinds of device
+    python3 -m deploy.release cp36-aarch64 ...       # for these
+    python3 -m deploy.release lock cp36-aarch64 ...  # after a version in deploy/locks was changed
+
+A release holds our wheel, the wheels it needs for that Python and architecture, the networks and their cards, the
+units, the default configuration and the script that runs on the device. The device needs no internet.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+from deploy.archive import CARD, files_below, sha256_of, write_archive
+from deploy.targets import TARGETS, USUAL, Target
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FOLDER = os.path.join(ROOT, "build", "release")
+LOCKS = os.path.join(ROOT, "deploy", "locks")
+_OURS = ("edge_app", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+# Where the rest of a release comes from; a folder is taken with everything git knows in it.
+_PARTS = {
+    "deploy/activate.sh": "activate.sh",
+    "deploy/rehearse.py": "rehearse.py",
+    "deploy/edge-app.yaml": "config/edge-app.yaml",
+    "engines": "engines",
+    "systemd": "systemd",
+}
+_NO_GIT_EPOCH = 1577836800  # of files when neither git nor SOURCE_DATE_EPOCH tells one
+_CACHED = "\nThe wheels are kept in build/release/wheels: with them there, no network is needed."
+
+
+class ReleaseError(Exception):
+    """A release cannot be built; the message says why and what to do."""
+
+
+class Pin(NamedTuple):
+    """One line of a lock file."""
+
+    name: str  # as pip normalises it
+    version: str
+    sha256: str
+
+
+def build(target: Target, folder: str = FOLDER, name: str = "") -> str:
+    """Build the release of one target; its path.
+
+    Args:
+        folder: gets the archive; wheels are kept in ``wheels/`` below the project's own.
+        name: of the release; by default the version and where git is.
+
+    Raises:
+        ReleaseError: something it needs is missing or is not what the lock file says.
+    """
+    wheels = fetch_wheels(target)
+    name = name or release_name()
+    epoch = source_date()
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:
+        tree = os.path.join(work, "tree")
+        _copy_parts(tree)
+        build_wheel(os.path.join(tree, "app"), epoch)
+        os.mkdir(os.path.join(tree, "wheels"))
+        for wheel in wheels:
+            shutil.copy(wheel, os.path.join(tree, "wheels"))
+        write_card(tree, target, name)
+        path = os.path.join(folder, "edge-app-{}-{}.tar".format(name, target.name))
+        write_archive(tree, path, epoch)
+    return path
+
+
+def write_card(tree: str, target: Target, name: str) -> None:
+    """Write what a release is, and how much room it takes, beside its files."""
+    wheels = [os.path.join(tree, "wheels", wheel) for wheel in sorted(os.listdir(os.path.join(tree, "wheels")))]
+    digest = hashlib.sha256("".join(sha256_of(wheel) for wheel in wheels).encode()).hexdigest()
+    own = sum(os.path.getsize(os.path.join(tree, path)) for path in files_below(tree))
+    lines = {
+        "name": name,
+        "target": target.name,
+        "python": target.python,
+        "machine": target.machine,
+        "packages": digest[:16],
+        "kib": own // 1024,
+        "packages_kib": sum(_unpacked_bytes(wheel) for wheel in wheels) // 1024,
+    }
+    with open(os.path.join(tree, CARD), "w", encoding="utf-8") as file:
+        file.writelines("{}={}\n".format(key, value) for key, value in lines.items())
+
+
+def _unpacked_bytes(wheel: str) -> int:
+    with zipfile.ZipFile(wheel) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _copy_parts(tree: str) -> None:
+    for source, target in _PARTS.items():
+        path = os.path.join(ROOT, source)
+        if not os.path.exists(path):
+            raise ReleaseError("{} is missing; a release needs it".format(source))
+        for file in known_files(source):
+            place = os.path.join(tree, target + file[len(source) :])
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            shutil.copy(os.path.join(ROOT, file), place)
+
+
+def known_files(*places: str) -> List[str]:
+    """Files at these places that git knows or would take, relative to the project; without git, all."""
+    command = ["git", "-C", ROOT, "ls-files", "-z", "-c", "-o", "--exclude-standard", "--"]
+    try:
+        listed = subprocess.run(command + list(places), stdout=subprocess.PIPE, check=True).stdout
+        names = sorted(set(listed.decode().split("\0")) - {""})
+        return [name for name in names if os.path.isfile(os.path.join(ROOT, name))]
+    except (OSError, subprocess.CalledProcessError):
+        return sorted(_without_git(places))
+
+
+def _without_git(places: Sequence[str]) -> List[str]:
+    found = []
+    for place in places:
+        if os.path.isfile(os.path.join(ROOT, place)):
+            found.append(place)
+        for path in files_below(os.path.join(ROOT, place)):
+            if not path.endswith(".pyc") and not path.endswith(".engine"):
+                found.append("{}/{}".format(place, path))
+    return found
+
+
+def build_wheel(folder: str, epoch: int) -> str:
+    """Build our own wheel into a folder, from a copy in which every file has the same mode; its path."""
+    with tempfile.TemporaryDirectory() as copy:
+        for name in known_files(*_OURS):
+            place = os.path.join(copy, name)
+            os.makedirs(os.path.dirname(place), mode=0o755, exist_ok=True)
+            shutil.copyfile(os.path.join(ROOT, name), place)
+            os.chmod(place, 0o644)
+        environment = dict(os.environ, SOURCE_DATE_EPOCH=str(epoch), PYTHONHASHSEED="0")
+        _pip(["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, copy], environment)
+    names = os.listdir(folder)
+    if len(names) != 1:
+        raise ReleaseError("expected one wheel of ours, got {}".format(names))
+    return os.path.join(folder, names[0])
+
+
+def release_name() -> str:
+    """``0.1.0-r123-gabcdef0``: version, number and hash of the commit; ``-d...`` when files differ from it.
+
+    Names of one branch sort by age.
+    """
+    with open(os.path.join(ROOT, "edge_app", "__init__.py"), encoding="utf-8") as file:
+        found = re.search(r'__version__ = "([^"]+)"', file.read())
+    if found is None:
+        raise ReleaseError("edge_app/__init__.py has no __version__")
+    places = list(_OURS) + list(_PARTS) + ["deploy/locks"]
+    number, commit = _git("rev-list", "--count", "HEAD"), _git("rev-parse", "--short=8", "HEAD")
+    if not commit:
+        return "{}-d{}".format(found.group(1), _digest_of(places))
+    name = "{}-r{:05d}-g{}".format(found.group(1), int(number or "0"), commit)
+    changed = _git("status", "--porcelain", "--", *places)
+    return "{}-d{}".format(name, _digest_of(places)) if changed else name
+
+
+def _digest_of(places: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in known_files(*places):
+        digest.update("{} {}\n".format(name, sha256_of(os.path.join(ROOT, name))).encode())
+    return digest.hexdigest()[:8]
+
+
+def source_date() -> int:
+    """The date of every file in a release, in seconds since 1970."""
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or _NO_GIT_EPOCH)
+
+
+def _git(*arguments: str) -> str:
+    """What git says, or nothing where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", ROOT] + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return ""
+    return done.stdout.decode().strip() if done.returncode == 0 else ""
+
+
+def fetch_wheels(target: Target) -> List[str]:
+    """Paths of the wheels of a target, downloaded where they are not here yet, each checked against the lock."""
+    folder = os.path.join(FOLDER, "wheels", target.name)
+    os.makedirs(folder, exist_ok=True)
+    wanted = read_lock(lock_path(target))
+    found = _checked(folder, wanted)
+    if len(found) < len(wanted):
+        _download(target, folder)
+        found = _checked(folder, wanted)
+    lost = sorted(set(wanted) - set(found))
+    if lost:
+        raise ReleaseError("{}: no wheel of {} with the right sum".format(target.name, ", ".join(lost)))
+    return sorted(found.values()) + _built_wheels(target)
+
+
+def lock_path(target: Target) -> str:
+    """The lock file of a target."""
+    return os.path.join(LOCKS, target.name + ".txt")
+
+
+def read_lock(path: str) -> Dict[str, Pin]:
+    """The pins of a lock file, by name."""
+    pins = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            found = re.match(r"([a-z0-9-]+)==(\S+) --hash=sha256:([0-9a-f]{64})$", line.strip())
+            if found:
+                pins[found.group(1)] = Pin(*found.groups())
+            elif line.strip() and not line.startswith("#"):
+                raise ReleaseError("{}: not a line of a lock file: {}".format(path, line.strip()))
+    return pins
+
+
+def _checked(folder: str, wanted: Dict[str, Pin]) -> Dict[str, str]:
+    """Wheels in a folder whose sums are in the lock, by name."""
+    by_sum = {pin.sha256: name for name, pin in wanted.items()}
+    found = {}
+    for file in os.listdir(folder):
+        path = os.path.join(folder, file)
+        name = by_sum.get(sha256_of(path)) if file.endswith(".whl") else None
+        if name:
+            found[name] = path
+    return found
+
+
+def _download(target: Target, folder: str, lock: Optional[str] = None) -> None:
+    options = ["--python-version", target.python, "--implementation", "cp", "--only-binary=:all:"]
+    for abi in target.abis:
+        options += ["--abi", abi]
+    for platform in target.platforms:
+        options += ["--platform", platform]
+    hashes = [] if lock else ["--require-hashes"]
+    _pip(["download", "--no-deps", "-d", folder, "-r", lock or lock_path(target)] + hashes + options)
+
+
+def _built_wheels(target: Target) -> List[str]:
+    """Wheels that nobody has published, built from pure-Python sources, the same bytes every time."""
+    lock = os.path.join(LOCKS, "{}-sources.txt".format(target.name.split("-")[0]))
+    if not os.path.exists(lock):
+        return []
+    wanted = read_lock(lock)
+    stamp = sha256_of(lock)[:12]
+    folder = os.path.join(FOLDER, "wheels", "built-" + stamp)
+    if not os.path.isdir(folder) or len(os.listdir(folder)) != len(wanted):
+        with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".built-") as work:
+            environment = dict(os.environ, SOURCE_DATE_EPOCH=str(_NO_GIT_EPOCH), PYTHONHASHSEED="0")
+            options = ["--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--no-cache-dir"]
+            _pip(["wheel", "--require-hashes", "-r", lock, "-w", work] + options, environment)
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(work, folder)
+    return sorted(os.path.join(folder, name) for name in os.listdir(folder))
+
+
+def _pip(arguments: List[str], environment: Optional[Dict[str, str]] = None) -> None:
+    command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"] + arguments
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        text = done.stdout.decode("utf-8", "replace").strip()[-2000:]
+        hint = _CACHED if arguments[0] == "download" else ""
+        raise ReleaseError("pip {} failed:\n{}{}".format(arguments[0], text, hint))
+
+
+def relock(target: Target) -> None:
+    """Write the sums of a lock file anew, after its versions were changed by hand."""
+    path = lock_path(target)
+    with open(path, encoding="utf-8") as file:
+        lines = [line.split(" --hash")[0].strip() for line in file]
+    with tempfile.TemporaryDirectory() as folder:
+        versions = os.path.join(folder, "versions.txt")
+        with open(versions, "w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in lines)
+        _download(target, folder, versions)
+        sums = {_pin_of(name): sha256_of(os.path.join(folder, name)) for name in os.listdir(folder) if name.endswith(".whl")}
+    with open(path, "w", encoding="utf-8") as file:
+        for line in lines:
+            file.write("{} --hash=sha256:{}\n".format(line, sums[line]) if line in sums else line + "\n")
+
+
+def _pin_of(wheel: str) -> str:
+    name, version = wheel.split("-")[:2]
+    return "{}=={}".format(re.sub(r"[-_.]+", "-", name).lower(), version)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """The command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="deploy.release", description="Build releases of edge-app.")
+    parser.add_argument("what", nargs="*", metavar="TARGET", help="[lock] and any of: " + ", ".join(TARGETS))
+    parser.add_argument("--name", default="", help="of the release; default: version and commit")
+    parser.add_argument("--out", default=FOLDER, help="folder of the archives (default: build/release)")
+    options = parser.parse_args(arguments)
+    locking = options.what[:1] == ["lock"]
+    names = options.what[int(locking) :] or list(USUAL)
+    unknown = sorted(set(names) - set(TARGETS))
+    if unknown:
+        parser.error("no target {}; known are {}".format(", ".join(unknown), ", ".join(TARGETS)))
+    try:
+        for name in names:
+            if locking:
+                relock(TARGETS[name])
+                continue
+            path = build(TARGETS[name], options.out, options.name)
+            size = os.path.getsize(path) / 1e6
+            print("{}  {:.1f} MB  sha256 {}".format(os.path.relpath(path), size, sha256_of(path)))
+    except ReleaseError as error:
+        print("release: {}".format(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
