@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from edge_app import __version__, config
+from edge_app import config
 from edge_app.appliance import logs
+from edge_app.arguments import parse
 from edge_app.camera import Camera, is_jetson, open_camera, without_password
 from edge_app.detector import Detector
 from edge_app.errors import DetectorError, EdgeAppError, EndOfStream
@@ -27,10 +28,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
     0: done. 2: the command line is wrong. 78: a setting is wrong. Others: see ``edge_app.errors``.
     """
-    options = _parser().parse_args(arguments)
+    options = parse(arguments)
     logs.install(options.verbose, sys.stderr, os.environ.get("JOURNAL_STREAM", ""))
     try:
-        return int(options.command(options) or 0)
+        return _COMMANDS[options.name](options)
     except EdgeAppError as error:
         return _report(error, options.verbose)
     except BrokenPipeError:  # the reader of our output has gone: head, less
@@ -165,6 +166,17 @@ def convert(options: argparse.Namespace) -> int:
     files = build(options.onnx, wanted, print)
     print(files.engine)
     return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Look at this machine as a doctor would, or write an archive for whoever helps."""
+    from edge_app.appliance import bundle, doctor
+
+    loaded = _settings(options)
+    if options.bundle:
+        bundle.write(options.bundle, loaded)
+        return 0
+    return doctor.check(loaded, options.json)
 
 
 def open_detector(
@@ -368,60 +380,11 @@ def _settings(options: argparse.Namespace) -> config.LoadedSettings:
     return config.resolve(given)
 
 
-def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError("{} is not a positive number".format(text))
-        return value
-
-    return parse
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="edge-app", description="Finds faces in a live camera, a clip or images, and shows them."
-    )
-    parser.add_argument("--version", action="version", version="edge-app " + __version__)
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", metavar="FILE", help="settings as YAML (see 'edge-app config')")
-    shared.add_argument(
-        "--set", metavar="section.key=value", action="append", default=[], help="one setting"
-    )
-    shared.add_argument("--verbose", action="store_true", help="debug log, traceback of errors")
-    commands = parser.add_subparsers(dest="name", metavar="COMMAND")
-    commands.required = True
-
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> Any:
-        sub = commands.add_parser(name, parents=[shared], help=text, description=text)
-        sub.set_defaults(command=command)
-        return sub
-
-    sub = add("run", run, "Show the faces of a camera or clip, live.")
-    sub.add_argument("--source", metavar="URI", help="csi://0, v4l2:///dev/video0, rtsp://..., FILE, ...")
-    sub.add_argument("--display", metavar="KIND", help="auto, window, web, file:PATH, none, or A,B")
-    sub.add_argument("--threshold", metavar="T", type=float, help="score at which a face appears")
-    sub.add_argument("--frames", metavar="N", type=_positive(int), help="end after N frames")
-    sub.add_argument("--seconds", metavar="S", type=_positive(float), help="end after S seconds")
-    sub.add_argument("--stats", metavar="FILE.json", help="write the summary here as well")
-
-    sub = add("detect", detect, "Find the faces of images and folders of images.")
-    sub.add_argument("paths", metavar="PATH", nargs="+", help="image or folder")
-    sub.add_argument("--threshold", metavar="T", type=float, help="lowest score wanted, 0 to 1")
-    sub.add_argument("--json", action="store_true", help="one JSON object a line and image")
-    sub.add_argument("--draw", metavar="DIR", help="write the images with boxes into this folder")
-
-    sub = add("bench", bench, "Measure every stage: p50, p95, p99, throughput, drops, memory.")
-    sub.add_argument("--source", metavar="URI", help="default: the generated scene")
-    sub.add_argument("--frames", metavar="N", type=_positive(int), default=300)
-    sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-
-    sub = add("convert", convert, "Build the TensorRT engine of a model, on the device it is for.")
-    sub.add_argument("onnx", metavar="ONNX", help="the model; its card lies beside it")
-    sub.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
-    sub.add_argument("--output", metavar="DIR", help="default: beside the ONNX")
-    sub.add_argument("--sm", type=int, default=0, help="for another GPU, for instance 86")
-    sub.add_argument("--force", action="store_true", help="keep an engine that fails the comparison")
-
-    add("config", show_config, "Print the settings in force and where each came from.")
-    return parser
+_COMMANDS: Dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "detect": detect,
+    "bench": bench,
+    "config": show_config,
+    "convert": convert,
+    "check": check,
+}
