@@ -1,0 +1,133 @@
+"""Screen, page, ports, unit."""
+
+import socket
+import sys
+
+import pytest
+from trees import library, loaded, machine
+
+from edge_app.appliance import checks_service
+from edge_app.appliance.finding import FAILURE, NOT_NEEDED, OK, WARNING
+from edge_app.appliance.machine import Machine
+
+UNIT = {"etc/systemd/system/edge-app.service": "", "run/systemd/system/x": ""}
+CONFIG = {"etc/edge-app/edge-app.yaml": ""}
+
+
+def only(findings):
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def test_without_a_screen_the_page_is_used(tmp_path, no_screen):
+    here = machine(tmp_path)
+    found = only(checks_service.screen(loaded(), here))
+    assert found.state == OK and "http://127.0.0.1:8080 is used instead" in found.seen
+    assert only(checks_service.screen(loaded("display.kind=window"), here)).state == FAILURE
+    assert only(checks_service.screen(loaded("display.kind=web"), here)).state == NOT_NEEDED
+
+
+def test_a_screen_that_is_there(tmp_path, screen):
+    found = only(checks_service.screen(loaded("display.kind=window"), machine(tmp_path)))
+    assert found.state == OK and screen.display in found.seen
+
+
+def test_a_screen_that_only_the_shell_does_not_know(tmp_path, screen, monkeypatch):
+    monkeypatch.delenv("DISPLAY")
+    here = machine(
+        tmp_path, {"tmp/.X11-unix/X" + screen.display[1:]: "", "tmp/.X11-unix/X9999": ""}
+    )
+    found = only(checks_service.screen(loaded("display.kind=window"), here))
+    assert found.fix == "export DISPLAY=" + screen.display
+
+
+def test_a_screen_that_does_not_let_us_in(tmp_path, monkeypatch, no_screen):
+    monkeypatch.setenv("DISPLAY", ":9999")
+    found = only(checks_service.screen(loaded(), machine(tmp_path)))
+    assert found.state == WARNING and "does not let us in" in found.seen
+    assert "XAUTHORITY" in found.fix
+
+
+def test_a_port_somebody_else_has_by_the_real_proc():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        port = server.getsockname()[1]
+        taken = checks_service._port("web port", "web.port", port, Machine("/"))
+    free = checks_service._port("web port", "web.port", port, Machine("/"))
+    assert taken.state == FAILURE and "PID" in taken.seen
+    assert taken.fix.endswith("run --set web.port={}".format(port + 1))
+    assert free.state == OK
+
+
+def test_a_port_that_our_own_service_has(tmp_path):
+    table = "  sl  local_address\n   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 4711 1"
+    tree = {
+        "proc/net/tcp": table,
+        "proc/5/stat": "5 (python) S 1",
+        "proc/5/cgroup": "0::/system.slice/edge-app.service",
+        "proc/5/fd/x": "",
+    }
+    here = machine(tmp_path, tree)
+    (tmp_path / "proc/5/fd/3").symlink_to("socket:[4711]")
+    found = checks_service._port("web port", "web.port", 8080, here)
+    assert found.state == OK and "edge-app.service" in found.seen
+    assert checks_service._port("web port", "web.port", 0, here).state == NOT_NEEDED
+
+
+def test_without_aiohttp_there_is_no_page(tmp_path, monkeypatch):
+    folder = library(tmp_path, "aiohttp", "raise ImportError('no aiohttp')")
+    monkeypatch.setenv("PYTHONPATH", folder)
+    found = only(checks_service.web(loaded("display.kind=web"), machine(tmp_path)))
+    assert found.state == FAILURE and "no aiohttp" in found.seen
+    assert (
+        only(checks_service.web(loaded("display.kind=none"), machine(tmp_path))).state == NOT_NEEDED
+    )
+
+
+def test_the_port_for_recorders(tmp_path):
+    assert only(checks_service.rtsp(loaded(), machine(tmp_path))).state == NOT_NEEDED
+    found = only(checks_service.rtsp(loaded("display.kind=web,rtsp"), machine(tmp_path)))
+    assert found.state == OK and "8554" in found.seen
+
+
+def test_a_service_that_is_not_installed_or_has_no_settings(tmp_path):
+    assert only(checks_service.service(loaded(), machine(tmp_path))).state == NOT_NEEDED
+
+
+@pytest.mark.parametrize(
+    "facts, state, words",
+    [
+        ("ActiveState=active SubState=running StatusText=30_fps", OK, "active (running), 30_fps"),
+        ("ActiveState=failed Result=exit-code ExecMainStatus=78", FAILURE, "78: a wrong setting"),
+        (
+            "ActiveState=active NRestarts=9 ExecMainStatus=69",
+            WARNING,
+            "9 times, last ended with status 69",
+        ),
+        ("ActiveState=inactive", WARNING, "not started"),
+        ("ActiveState=active UnitFileState=disabled", WARNING, "not after a reboot"),
+    ],
+)
+def test_what_systemd_says_of_it(tmp_path, monkeypatch, facts, state, words):
+    tool = tmp_path / "bin" / "systemctl"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nprintf '%s\\n' {}\n".format(facts))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    here = machine(tmp_path, UNIT)
+    found = only(checks_service.service(loaded(), here))
+    assert found.state == FAILURE and "its settings" in found.seen
+    found = only(checks_service.service(loaded(), machine(tmp_path, CONFIG)))
+    assert found.state == state and words in found.seen
+
+
+def test_a_systemctl_that_hangs_costs_seconds_only(tmp_path, monkeypatch):
+    tool = tmp_path / "bin" / "systemctl"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nexec {} -c 'import time; time.sleep(60)'\n".format(sys.executable))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    monkeypatch.setattr(checks_service, "_SYSTEMCTL_S", 0.2)
+    found = only(checks_service.service(loaded(), machine(tmp_path, UNIT, CONFIG)))
+    assert found.state == WARNING and "no answer within 0.2 s" in found.seen
