@@ -29,7 +29,7 @@ def picture(number=0, captured_at=None, shade=90):
     now = time.monotonic() if captured_at is None else captured_at
     figures = Figures(30.0, 25.0, 24.0, 12.0, {"network": 5.5}, {"camera": 3, "detector": 4})
     result = Result(Frame(number, now, 0.0, pixels), faces, StepTimes(0, 0, 0), now)
-    return Picture(Overlay(False).draw(pixels, faces), faces, result, figures)
+    return Picture(Overlay(False).draw(pixels, faces), faces, result, figures, (7,))
 
 
 def greenness(pixels):
@@ -102,7 +102,9 @@ def first_jpeg(connection):
         found = re.search(rb"Content-Length: (\d+)\r\n\r\n", data)
         if found and len(data) >= found.end() + int(found.group(1)):
             return data[found.end() : found.end() + int(found.group(1))]
-        data += connection.recv(65536)
+        more = connection.recv(65536)
+        assert more, data[:500]
+        data += more
 
 
 def test_a_viewer_gets_the_picture_with_its_box(make):
@@ -124,7 +126,7 @@ def test_status_tells_what_is_on_the_screen(make):
         _, body = get(display.url + "/api/status")
     status = json.loads(body.decode())
     assert status["frame"] == 41 and (status["width"], status["height"]) == (640, 360)
-    assert status["faces"] == [{"box": [200.0, 100.0, 300.0, 220.0], "score": 0.97}]
+    assert status["faces"] == [{"box": FACE, "score": 0.97, "track": 7}]
     assert status["age_ms"] >= 5000
     assert (status["camera_fps"], status["detect_fps"], status["display_fps"]) == (30.0, 25.0, 24.0)
     assert status["dropped"] == {"camera": 3, "detector": 4}

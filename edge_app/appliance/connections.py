@@ -1,0 +1,140 @@
+"""What strangers may cost: how many connections there are, how long one is silent, how much it sends.
+
+aiohttp bounds the size of one request, but neither the number of connections nor the time that half a
+request may take; and every connection is a file descriptor that the camera needs as well.
+"""
+
+import asyncio
+import logging
+from typing import Any, Callable, Dict, Optional, Set
+
+LIMIT = 250  # connections at once
+SILENT_S = 20.0  # without a complete request, or with an answer that nobody fetches
+BURST_BYTES, RATE_BYTES_S = 64 << 10, 16 << 10  # what one may send at once, and for ever
+
+
+class Connections:
+    """All connections of a server; used on its event loop.
+
+    Args:
+        make_protocol: aiohttp's handler for a new connection.
+        limit: further connections are closed as they come.
+        silent_s: see ``SILENT_S``.
+    """
+
+    def __init__(
+        self, make_protocol: Callable[[], Any], limit: int = LIMIT, silent_s: float = SILENT_S
+    ) -> None:
+        self._make_protocol = make_protocol
+        self._limit = limit
+        self._silent_s = silent_s
+        self._open: Dict[Any, _Connection] = {}  # by transport
+        self._streams: Set[Any] = set()  # transports
+
+    def __call__(self) -> Any:
+        """A protocol for a connection that has just come."""
+        if len(self._open) >= self._limit:
+            return _Refused()
+        return _Connection(self._make_protocol(), self)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def streams(self) -> int:
+        """How many watch the live picture."""
+        return len(self._streams)
+
+    def heard(self, transport: Any) -> None:
+        """A complete request has come."""
+        if transport in self._open:
+            self._open[transport].expire_in(self._silent_s)
+
+    def streaming(self, transport: Any, is_streaming: bool) -> None:
+        """A connection begins to get the live picture, or gets it no more."""
+        if is_streaming and transport in self._open:
+            self._streams.add(transport)
+            self._open[transport].expire_in(None)
+        else:
+            self._streams.discard(transport)
+            self.heard(transport)
+
+    def abort(self) -> None:
+        """Cut all off."""
+        for transport in list(self._open):
+            transport.abort()
+
+    def opened(self, connection: "_Connection") -> None:
+        """A connection is there."""
+        self._open[connection.transport] = connection
+        self.heard(connection.transport)
+
+    def closed(self, transport: Any) -> None:
+        """A connection is gone."""
+        self._open.pop(transport, None)
+        self._streams.discard(transport)
+
+
+class _Connection(asyncio.Protocol):
+    """Hands everything on to aiohttp's handler, within the limits."""
+
+    def __init__(self, handler: Any, owner: Connections) -> None:
+        self.transport: Any = None
+        self._handler = handler
+        self._owner = owner
+        self._loop = asyncio.get_event_loop()
+        self._expiry: Optional[asyncio.TimerHandle] = None
+        self._credit_bytes, self._credited_at = float(BURST_BYTES), self._loop.time()
+
+    def expire_in(self, seconds: Optional[float]) -> None:
+        """Cut the connection off then; ``None``: never."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = None
+        if seconds is not None:
+            self._expiry = self._loop.call_later(seconds, self.transport.abort)
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._owner.opened(self)
+        self._handler.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        now = self._loop.time()
+        self._credit_bytes += (now - self._credited_at) * RATE_BYTES_S
+        self._credit_bytes = min(self._credit_bytes, BURST_BYTES) - len(data)
+        self._credited_at = now
+        if self._credit_bytes < 0:
+            self.transport.abort()
+            return
+        self._handler.data_received(data)
+
+    def eof_received(self) -> Optional[bool]:
+        return self._handler.eof_received()  # type: ignore[no-any-return]
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
+
+    def connection_lost(self, error: Optional[Exception]) -> None:
+        self.expire_in(None)
+        self._owner.closed(self.transport)
+        self._handler.connection_lost(error)
+
+
+class _Refused(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.abort()
+
+
+class Murmur(logging.LoggerAdapter):  # type: ignore[type-arg]
+    """What aiohttp says of strangers' broken requests, at the level DEBUG: they could fill a disk."""
+
+    def exception(self, message: Any, *arguments: Any, **more: Any) -> None:
+        self.debug(message, *arguments, **more)
+
+    error = warning = exception

@@ -1,0 +1,102 @@
+"""Who may look: on loopback whoever asks for a loopback name, elsewhere whoever has the token."""
+
+import hashlib
+import hmac
+import ipaddress
+from typing import Any, Dict, List, NamedTuple, Optional
+
+COOKIE = "edge_app_token"
+FAILURES, FAILURES_S = 5, 60.0  # wrong tokens a network may send in that time
+_NETWORKS = 1000  # whose failures are remembered; the oldest go first
+
+
+class Refusal(NamedTuple):
+    """Why somebody may not look."""
+
+    http_status: int
+    text: str
+
+
+class Guard:
+    """Checks requests; used by one thread.
+
+    The name asked for is checked on loopback, because a page of a stranger could point a name of its own
+    at 127.0.0.1 and read the camera through the visitor's browser (DNS rebinding).
+
+    Args:
+        token: needed for everything; empty: none is.
+        is_local: only this machine can reach the page.
+    """
+
+    def __init__(self, token: str, is_local: bool) -> None:
+        self._token = token.encode("utf-8")
+        self._is_local = is_local
+        self._failures: Dict[str, List[float]] = {}  # by network, oldest first
+        #: What a browser keeps instead of the token: it tells nothing of it, and is as good here.
+        self.cookie = hmac.new(self._token, b"edge-app cookie", hashlib.sha256).hexdigest()
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether there is a token at all."""
+        return bool(self._token)
+
+    def refuse(self, request: Any, now: float) -> Optional[Refusal]:
+        """Why an aiohttp request is refused at ``now`` (monotonic seconds); ``None`` lets it pass."""
+        if self._is_local and not _is_local_name(request.headers.get("Host", "")):
+            return Refusal(403, "this page answers to localhost only")
+        if not self._token:
+            return None
+        network = _network(request.remote or "")
+        failures = [at for at in self._failures.pop(network, []) if now - at <= FAILURES_S]
+        if failures:
+            self._failures[network] = failures
+        if len(failures) >= FAILURES:
+            return Refusal(429, "too many wrong tokens; wait a minute")
+        given = _given(request)
+        expected = self._token if given else self.cookie.encode("ascii")
+        given = given or request.cookies.get(COOKIE, "")
+        if hmac.compare_digest(given.encode("utf-8", "replace"), expected):
+            return None
+        if given:  # whoever just asks has not guessed
+            self._failures[network] = failures + [now]
+            if len(self._failures) > _NETWORKS:
+                del self._failures[next(iter(self._failures))]
+        return Refusal(401, "a token is needed: open this address with ?token=...")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _given(request: Any) -> str:
+    """The token in a request's address or header."""
+    token = request.query.get("token", "")
+    kind, _, value = request.headers.get("Authorization", "").partition(" ")
+    if not token and kind.lower() == "bearer":
+        token = value.strip()
+    return str(token)
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a Host header, with or without a port, means this machine."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return is_loopback(name.strip("[]").lower())
+
+
+def _network(address: str) -> str:
+    """Whose failures are counted together: an IPv4 address, or the 64 bits of IPv6 one customer has."""
+    try:
+        known = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(known, ipaddress.IPv4Address):
+        return address
+    if known.ipv4_mapped:
+        return str(known.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(known) >> 64 << 64, 64)))
