@@ -15,6 +15,7 @@ import time
 import urllib.request
 
 import cv2
+import numpy as np
 import pytest
 from models import make_bright
 from needs import require
@@ -296,25 +297,41 @@ def test_a_network_camera_that_comes_and_goes(gstreamer, model):
         server.stdout.close()
 
 
+class Visitor(threading.Thread):
+    """Somebody who looks at one picture of the page."""
+
+    def __init__(self, url):
+        super().__init__()
+        self._url = url
+        self.jpeg = b""
+
+    def run(self):
+        with urllib.request.urlopen(self._url, timeout=10) as answer:
+            self.jpeg = answer.read()
+
+
 def test_another_size_and_rate_in_mid_stream(gstreamer, model, tmp_path):
     """Detector, overlay, clip and page take it; the clip keeps the size it began with."""
     from edge_app.appliance.web import WebDisplay
 
     part = "videotestsrc is-live=true num-buffers={} ! video/x-raw, width={}, height={}, framerate={}/1 ! "
     line = "gst://concat name=both {}both. {}both. both.".format(
-        part.format(20, 160, 96, 30), part.format(20, 321, 242, 15)
+        part.format(20, 160, 96, 30), part.format(60, 321, 242, 15)
     )
     clip = str(tmp_path / "a.mp4")
     with Rig(model, lambda: open_camera(CSI._replace(source=line, timeout_s=2.0))) as rig:
-        rig.watch(lambda: getattr(rig.detector, "_session", None))
+        rig.watch_results(1)
         web = WebDisplay(WebSettings(port=0), rig.detector, rig.pipeline.camera)
         with Displays([("clip", lambda: FileDisplay(clip)), ("web", lambda: web)]) as rig.display:
+            rig.watch(lambda: rig.results and rig.results[-1][1] == (321, 242))
+            visitor = Visitor(web.url + "/snapshot.jpg")
+            visitor.start()
+            rig.watch(lambda: visitor.jpeg)
             rig.watch(lambda: [size for _, size in rig.results].count((321, 242)) > 8)
-            with urllib.request.urlopen(web.url + "/snapshot.jpg", timeout=10) as answer:
-                jpeg = answer.read()
-    assert b"\xff\xd8" == jpeg[:2]
+    jpeg = cv2.imdecode(np.frombuffer(visitor.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert jpeg.shape == (242, 321, 3)
     assert [size for _, size in rig.results][0] == (160, 96)
-    assert "frames are 321x242 from now on" in [note.text for note in rig.status.snapshot().notes]
+    assert "frames are 321x242" in [note.text for note in rig.status.snapshot().notes]
     reader = cv2.VideoCapture(clip)
     assert (reader.get(cv2.CAP_PROP_FRAME_WIDTH), reader.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (160, 96)
     assert reader.get(cv2.CAP_PROP_FRAME_COUNT) > 20

@@ -347,8 +347,8 @@ class RecoveringCamera(Camera):
             self._welcome(frame, now)
         elif now - self._alive_since >= _STEADY_S:
             self._failures, self._asked_at = 0, float("-inf")
-        if last is not None and last.size_wh != frame.size_wh:
-            self._status.note("camera", "frames are {}x{} from now on".format(*frame.size_wh))
+        if last is None or last.size_wh != frame.size_wh:
+            self._status.note("camera", "frames are {}x{}".format(*frame.size_wh))
         frame = frame._replace(
             number=self._first_number + frame.number, pts_s=self._pts_offset_s + frame.pts_s
         )
