@@ -58,7 +58,9 @@ class JournalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record's lines, each with its priority: a traceback has several."""
         number = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
-        return "\n".join("<{}>{}".format(number, line) for line in super().format(record).split("\n"))
+        return "\n".join(
+            "<{}>{}".format(number, line) for line in super().format(record).split("\n")
+        )
 
 
 class _Repeats:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edge_app.appliance.logs import CollapsingHandler, JournalFormatter, install, is_journal
+from edge_app.appliance.logs import CollapsingHandler, JournalFormatter, is_journal
 
 
 class Log:

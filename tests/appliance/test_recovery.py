@@ -1,11 +1,14 @@
-"""The stages of recovery and their budgets, by a clock set by hand; real faults are in tests/test_faults.py."""
+"""The stages of recovery and their budgets, by a clock set by hand; tests/test_faults.py has real faults."""
 
+import io
+import logging
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from edge_app.appliance.logs import CollapsingHandler
 from edge_app.appliance.recovery import DaemonRestart, DetectorWatch, RecoveringCamera
 from edge_app.appliance.status import Status
 from edge_app.config import RecoverySettings
@@ -97,7 +100,9 @@ class Rig:
 def test_reopening_backs_off_and_gives_up_in_time():
     rig = Rig([(4, "fails"), (0, "refuses")], name="rtsp://camera")
     with rig.camera:
-        with pytest.raises(CameraError, match="no frame for 2[56] s, 8 attempts.*refuses") as caught:
+        with pytest.raises(
+            CameraError, match="no frame for 2[56] s, 8 attempts.*refuses"
+        ) as caught:
             rig.read(60)
     pauses = np.diff(rig.opened[1:])
     assert np.allclose(pauses, [1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0], atol=0.35), rig.opened
@@ -166,6 +171,25 @@ def test_a_camera_that_keeps_failing_after_a_few_frames_is_not_restarted_in_a_hu
         rig.read(120)
     assert len(rig.asked) == 1
     assert np.diff(rig.opened)[-1] > 3.5
+
+
+@pytest.mark.parametrize("plan", [(0, "refuses"), (4, "fails")], ids=["away", "comes and goes"])
+def test_a_day_of_trouble_is_a_small_log(plan, caplog):
+    """Computed from an hour; it is the same all day."""
+    rig = Rig([plan])
+    stream = io.StringIO()
+    handler = CollapsingHandler(logging.StreamHandler(stream), clock=lambda: rig.now)
+    caplog.set_level(logging.INFO, "edge_app")
+    logging.getLogger("edge_app").addHandler(handler)
+    try:
+        with rig.camera:
+            rig.read(3600, step_s=0.25)
+    finally:
+        logging.getLogger("edge_app").removeHandler(handler)
+        handler.close()
+    size = 24 * len(stream.getvalue().encode())
+    print("a day: {:.0f} kB, {} attempts".format(size / 1e3, 24 * len(rig.opened)))
+    assert len(rig.opened) > 300 and 0 < size < 200000
 
 
 def test_a_reopened_camera_that_stays_silent_is_reopened_again():
@@ -246,7 +270,8 @@ def test_closing_can_be_repeated_and_opening_too():
 
 
 @pytest.mark.parametrize(
-    "error", [EndOfStream("a.mp4"), ImageError("a.mp4: is damaged"), ConfigError("camera.source: no")]
+    "error",
+    [EndOfStream("a.mp4"), ImageError("a.mp4: is damaged"), ConfigError("camera.source: no")],
 )
 def test_what_is_not_a_dead_camera_passes(error):
     rig = Rig([(4, error)])
@@ -352,7 +377,9 @@ def test_frames_without_results_end_the_program():
     with watched.watch:
         watched.pass_time(600)  # an engine may be built before the first result
         watched.watch.show(None)
-        with pytest.raises(StageError, match="detector stage: has answered nothing for 10 s") as caught:
+        with pytest.raises(
+            StageError, match="detector stage: has answered nothing for 10 s"
+        ) as caught:
             watched.pass_time(20)
     assert watched.now == pytest.approx(660.2, abs=0.3)
     assert caught.value.stage == "detector" and caught.value.exit_status == 70

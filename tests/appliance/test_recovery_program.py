@@ -29,6 +29,9 @@ SETTINGS = {
 }
 
 
+STARTS_A_DAY = 432  # 18 an hour: the daemon's budget, and then one every five minutes
+
+
 class Program:
     """``python -m edge_app run``, or ``script`` in its place; what it says, line by line."""
 
@@ -98,7 +101,9 @@ def start(tmp_path, model):
     programs = []
 
     def begin(settings, *options, **how):
-        programs.append(Program(tmp_path, dict({"detector.model": model}, **settings), *options, **how))
+        programs.append(
+            Program(tmp_path, dict({"detector.model": model}, **settings), *options, **how)
+        )
         return programs[-1]
 
     yield begin
@@ -158,6 +163,7 @@ def test_a_driver_that_does_not_let_go_is_left_with_the_process(nvstub, monkeypa
     program = start({}, "--display", "none")
     assert program.end() == 69, program.said
     assert "the camera would not stop (stuck in its driver); leaving without it" in program.said
+    assert len(program.said) * STARTS_A_DAY < 1e6, program.said
     print("the process had left {:.1f} s after its start".format(time.monotonic() - started_at))
 
 
