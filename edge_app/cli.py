@@ -247,7 +247,7 @@ class _Appliance:
     def recovers(self) -> bool:
         """Whether a dead camera is opened anew instead of ending the run."""
         mode = self._settings.recovery.mode
-        return mode == "on" or (mode == "auto" and bool(self._notify))
+        return mode == "always" or (mode == "auto" and bool(self._notify))
 
     def camera(self, make: Callable[[], Camera]) -> Camera:
         """The camera with what looks after it."""
@@ -264,7 +264,7 @@ class _Appliance:
         else:
             camera = make()
         mode = settings.power.mode
-        if mode == "on" or (mode == "auto" and is_jetson()):
+        if mode == "always" or (mode == "auto" and is_jetson()):
             camera = PacedCamera(camera, self._power)
         return camera
 

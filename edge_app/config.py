@@ -21,6 +21,7 @@ FLIPS = (
     "vertical-flip",
     "upper-left-diagonal",
 )
+SWITCH = ("auto", "always", "never")  # not on and off: YAML makes true and false of them
 BACKENDS = ("auto", "onnxruntime", "tensorrt")
 _PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -79,7 +80,7 @@ class WebSettings(NamedTuple):
 class RecoverySettings(NamedTuple):
     """What happens when the camera or the network falls silent."""
 
-    mode: str = "auto"  # on, off; auto is on where systemd has started the program
+    mode: str = "auto"  # always, never; auto where systemd has started the program
     give_up_s: float = 25.0  # a camera that was alive and is dead for so long ends the process
     detector_s: float = 10.0  # so long may the network take for one frame
     daemon_restarts: int = 6  # of nvargus-daemon, an hour at most
@@ -109,7 +110,7 @@ class EventsSettings(NamedTuple):
 class PowerSettings(NamedTuple):
     """When the board is too hot or its supply too weak, fewer frames are looked at."""
 
-    mode: str = "auto"  # on, off; auto is on where the board is a Jetson
+    mode: str = "auto"  # always, never; auto where the board is a Jetson
     hot_c: float = 85.0  # from here on
     cool_c: float = 78.0  # until here
     slow_rate_hz: float = 10.0  # frames looked at in between
@@ -187,7 +188,7 @@ _RULES: Dict[str, Rule] = {
     "web.port": _between(0, 65535),
     "web.jpeg_quality": _between(1, 100),
     "web.max_rate_hz": _between(0.1, 120),
-    "recovery.mode": _one_of(("auto", "on", "off")),
+    "recovery.mode": _one_of(SWITCH),
     "recovery.give_up_s": _between(1, 86400),
     "recovery.detector_s": _between(1, 3600),
     "recovery.daemon_restarts": _between(0, 60),
@@ -197,7 +198,7 @@ _RULES: Dict[str, Rule] = {
     "events.max_file_mb": _between(0.001, 10000),
     "events.buffer": _between(1, 100000),
     "events.leave_s": _between(0, 60),
-    "power.mode": _one_of(("auto", "on", "off")),
+    "power.mode": _one_of(SWITCH),
     "power.hot_c": _between(0, 150),
     "power.cool_c": _between(0, 150),
     "power.slow_rate_hz": _between(0.1, 240),

@@ -14,22 +14,25 @@ import time
 import pytest
 from models import make_bright
 from needs import require
-from test_faults import CameraDaemon
+from test_faults import CameraDaemon, seconds
 
 SETTINGS = {
     "camera.source": "csi://0",
     "camera.width_px": 160,
     "camera.height_px": 96,
     "camera.rate_hz": 60.0,
-    "camera.timeout_s": 0.5,
+    "camera.timeout_s": seconds(0.5, 2.0),
     "detector.backend": "onnxruntime",
     "detector.threads": 1,
-    "recovery.mode": '"on"',  # YAML's on means true
+    "recovery.mode": "always",
     "web.port": 0,
 }
 
 
 STARTS_A_DAY = 432  # 18 an hour: the daemon's budget, and then one every five minutes
+
+
+LIMIT_S = seconds(30.0, 90.0)
 
 
 class Program:
@@ -57,7 +60,7 @@ class Program:
     def said(self):
         return "\n".join(self._lines)
 
-    def wait_for(self, pattern, limit_s=30.0, since=0):
+    def wait_for(self, pattern, limit_s=LIMIT_S, since=0):
         """The match of what it says; ``since`` so many lines."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
@@ -72,7 +75,7 @@ class Program:
         """How many lines it has said."""
         return len(self._lines)
 
-    def end(self, limit_s=30.0):
+    def end(self, limit_s=LIMIT_S):
         """Wait for its end; its exit status."""
         status = self.process.wait(limit_s)
         self._reader.join()
@@ -129,14 +132,14 @@ def test_it_waits_for_a_camera_and_survives_its_loss(daemon, start):
     daemon.kill()
     program.wait_for("(?s)waiting.*goes on.*waiting: csi://0")
     daemon.start()
-    seconds = program.wait_for(r"frames again after (\S+) s").group(1)
-    print("camera daemon killed and started again: frames after {} s".format(seconds))
+    time_s = program.wait_for(r"frames again after (\S+) s").group(1)
+    print("camera daemon killed and started again: frames after {} s".format(time_s))
     since = program.mark()
     daemon.signal(signal.SIGSTOP)
-    program.wait_for("no frame for 0.5 s", since=since)
+    program.wait_for("no frame for", since=since)
     daemon.signal(signal.SIGCONT)
-    seconds = program.wait_for(r"frames again after (\S+) s", since=since).group(1)
-    print("camera daemon stopped and continued: frames after {} s".format(seconds))
+    time_s = program.wait_for(r"frames again after (\S+) s", since=since).group(1)
+    print("camera daemon stopped and continued: frames after {} s".format(time_s))
     daemon.kill()
     program.wait_for("waiting", since=program.mark())
     program.process.terminate()
@@ -148,12 +151,12 @@ def test_it_waits_for_a_camera_and_survives_its_loss(daemon, start):
 
 def test_a_camera_that_stays_away_is_left_to_systemd(daemon, start):
     daemon.start()
-    program = start({"recovery.give_up_s": 2.0}, "--display", "none")
+    program = start({"recovery.give_up_s": seconds(2.0, 25.0)}, "--display", "none")
     program.wait_for("frames are 160x96")
     daemon.kill()
     killed_at = time.monotonic()
     assert program.end() == 69, program.said
-    assert "edge-app: camera stage: csi://0: no frame for 2 s" in program.said
+    assert "edge-app: camera stage: csi://0: no frame for 2" in program.said
     print("the process had left {:.1f} s after the loss".format(time.monotonic() - killed_at))
 
 
@@ -187,9 +190,9 @@ sys.exit(cli.main())
 
 def test_a_detector_that_hangs_is_left_with_the_process(nvstub, start):
     started_at = time.monotonic()
-    program = start({"recovery.detector_s": 1.0}, "--display", "none", script=STUCK)
+    program = start({"recovery.detector_s": seconds(1.0, 10.0)}, "--display", "none", script=STUCK)
     assert program.end() == 70, program.said
-    assert "edge-app: detector stage: has answered nothing for 1 s" in program.said
+    assert "edge-app: detector stage: has answered nothing for 1" in program.said
     assert "the detector would not stop" in program.said
     print("the process had left {:.1f} s after its start".format(time.monotonic() - started_at))
 
@@ -223,10 +226,10 @@ def test_a_disk_that_fills_up_costs_the_clip_only(nvstub, start, tmp_path):
     assert program.end() == 0, program.said
 
 
-@pytest.mark.parametrize("mode, status", [("on", 0), ("off", 74)])
+@pytest.mark.parametrize("mode, status", [("always", 0), ("never", 74)])
 def test_a_disk_that_cannot_be_written_is_said_at_the_start(nvstub, start, tmp_path, mode, status):
     """A service goes on without the clip; a person at the command line wants to know."""
-    program = start({"recovery.mode": '"{}"'.format(mode)}, "--frames", "20",
+    program = start({"recovery.mode": mode}, "--frames", "20",
                     "--display", "file:{}/disk/a.mp4".format(tmp_path),
                     before=on_a_disk(tmp_path, "ro"))  # fmt: skip
     assert program.end() == status, program.said
