@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes an image to an SD card and proves that it is there.
 
-    python3 deploy/flash.py IMAGE DEVICE [--yes]          (make flash IMG=... DEVICE=/dev/sdX)
+    python3 -m deploy.flash IMAGE DEVICE [--yes]          (make flash IMG=... DEVICE=/dev/sdX)
 
 It refuses everything but a whole, removable, unused block device that is large enough, asks before it writes,
 and compares the card with the image afterwards, past all caches. The first megabytes, with the partition
@@ -21,9 +21,9 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 
-from image_file import PIECE_BYTES, ImageError, ImageFile
+from deploy.image_file import PIECE_BYTES, ImageError, ImageFile
+from deploy.image_progress import Progress, in_words
 
 REFUSED, FAILED, INTERRUPTED = 64, 74, 130
 BLKRRPART, BLKGETSIZE64, BLKFLSBUF = 0x125F, 0x80081272, 0x1261
@@ -333,54 +333,6 @@ def compare(card, image_bytes, digests, progress):
         raise CardFailed("reading back failed: {}.".format(error.strerror)) from error
 
 
-class Progress:
-    """Shows how far a step is: in place on a terminal, a line for each tenth elsewhere.
-
-    Args:
-        step: what is being done.
-        total: bytes in all, or None where that is not known yet.
-        stream: where to write.
-        clock: seconds, for the rate.
-    """
-
-    def __init__(self, step, total, stream, clock=time.monotonic):
-        self._step = step
-        self._total = total
-        self._stream = stream
-        self._clock = clock
-        self._start = self._shown = clock()
-        self._tenth = -1
-
-    def __call__(self, done):
-        now = self._clock()
-        finished = done == self._total
-        rate = done / max(now - self._start, 1e-3)
-        text = "{} {}".format(self._step, in_words(done))
-        if self._total:
-            left = (self._total - done) / max(rate, 1)
-            text += " of {}, {:3.0f} %".format(in_words(self._total), 100 * done / self._total)
-            text += ", {}/s".format(in_words(rate))
-            text += "" if finished else ", {:.0f} s left".format(left)
-        if self._stream.isatty():
-            if finished or now - self._shown >= 0.5:
-                self._shown = now
-                self._stream.write("\r\x1b[K" + text + ("\n" if finished else ""))
-        else:
-            tenth = 10 * done // self._total if self._total else done >> 30
-            if tenth != self._tenth:
-                self._tenth = tenth
-                self._stream.write(text + "\n")
-        self._stream.flush()
-
-
-def in_words(size):
-    """A number of bytes for people: "14.7 GB", as cards are sold."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return "{:.1f} {}".format(size / factor, unit)
-    return "{:.0f} bytes".format(size)
-
-
 def ask(disk):
     """Refuse unless somebody at the keyboard types the name of the disk."""
     print("{}: {}, {}".format(disk.path, disk.model, in_words(disk.size_bytes)))
@@ -437,7 +389,9 @@ def flash(options):
 
 def main(arguments=None):
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Writes an image to an SD card and compares it.")
+    parser = argparse.ArgumentParser(
+        prog="deploy.flash", description="Writes an image to an SD card and compares it."
+    )
     parser.add_argument("image", help=".img, .img.xz, .img.gz, or the .zip NVIDIA gives")
     parser.add_argument("device", help="the whole card, for instance /dev/sdb or /dev/mmcblk0")
     parser.add_argument("--yes", action="store_true", help="do not ask")

@@ -92,6 +92,12 @@ def make_tree(folder, release=RELEASE):
     for name, text in files.items():
         with open(os.path.join(folder, name), "w") as file:
             file.write(text)
+    os.makedirs(os.path.join(folder, "usr/bin"))
+    with open(os.path.join(folder, "usr/bin/python3.6"), "wb") as file:
+        file.write(
+            b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\xb7\x00" + bytes(44)
+        )  # for aarch64
+    os.symlink("python3.6", os.path.join(folder, "usr/bin/python3"))
     os.symlink(
         "/lib/systemd/system/nv-oem-config.target",
         os.path.join(folder, "etc/systemd/system/default.target"),

@@ -12,7 +12,6 @@ import pytest
 from sdcard import MEGABYTE, loop_device, need_loop_devices, run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-FLASH = os.path.join(ROOT, "deploy", "flash.py")
 CARD_BYTES = 24 * MEGABYTE
 
 
@@ -50,11 +49,11 @@ def card(backing):
 @pytest.fixture
 def flash(monkeypatch):
     """The module, in this process."""
-    monkeypatch.syspath_prepend(os.path.dirname(FLASH))
+    monkeypatch.syspath_prepend(ROOT)
     handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
-    import flash
+    from deploy import flash as module
 
-    yield flash
+    yield module
     for one, handler in handlers.items():
         signal.signal(one, handler)
 
@@ -62,7 +61,8 @@ def flash(monkeypatch):
 def write(image, device, *more, answer=None):
     """Run the program; returns (exit status, what it said)."""
     done = subprocess.run(
-        [sys.executable, FLASH, str(image), str(device)] + list(more),
+        [sys.executable, "-m", "deploy.flash", str(image), str(device)] + list(more),
+        cwd=ROOT,
         stdin=subprocess.DEVNULL if answer is None else None,
         input=answer,
         stdout=subprocess.PIPE,
