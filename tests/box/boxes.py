@@ -34,7 +34,7 @@ NETWORK = "10.77"  # box INDEX is 10.77.INDEX.2, this end of its cable 10.77.IND
 PACKAGES = (
     "systemd systemd-sysv dbus udev openssh-server python3 python3-venv rsync sudo procps iproute2 netbase "
     "libgomp1 python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base "
-    "gstreamer1.0-tools"
+    "gstreamer1.0-plugins-good gstreamer1.0-tools"
 ).split()
 _LEFT_OUT = ("man", "doc", "locale")  # of /usr/share
 _BOOT_S = 60.0
