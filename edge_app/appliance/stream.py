@@ -1,0 +1,438 @@
+"""The picture as an RTSP stream, for recorders and players: a display like any other.
+
+GStreamer's RTSP server runs on a thread with a main loop of its own. The main thread hands over a picture
+when somebody watches and the encoder has taken the last one; it never waits. However many viewers there
+are, a picture is encoded once; without a viewer it is not encoded at all.
+"""
+
+import logging
+import threading
+import time
+from typing import Any, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from edge_app.appliance.guard import is_loopback
+from edge_app.config import RtspSettings
+from edge_app.display import Display
+from edge_app.errors import ConfigError, DisplayError
+from edge_app.frames import Picture
+from edge_app.gstreamer import PACKAGES, load_gstreamer
+
+log = logging.getLogger(__name__)
+
+PATH = "/faces"
+_SERVER_PACKAGES = "gir1.2-gst-rtsp-server-1.0 " + PACKAGES
+_KEYFRAME_S = 1.0  # a recorder can cut, and a new viewer sees something, at these distances
+_TRY_S = 5.0  # how long an encoder may take to prove itself
+_STOP_S = 1.0  # how long stopping may take
+_FORGET_S = 2  # how often sessions of viewers that vanished are looked for
+_ROLE = "viewer"
+
+# How to make H.264 from raw video; the encoder is named "encoder". Of others than these nothing is known but
+# their name: they run with their own defaults. A picture is one slice: FFmpeg's client takes each slice of x264's
+# sliced threads for a picture, and shows the rest of it as a smear.
+_ENCODERS = {
+    "nvv4l2h264enc": (
+        "nvvidconv ! video/x-raw(memory:NVMM), format=NV12 ! nvv4l2h264enc name=encoder bitrate={bits} "
+        "iframeinterval={interval} idrinterval={interval} insert-sps-pps=true maxperf-enable=true"
+    ),
+    "x264enc": (
+        "x264enc name=encoder tune=zerolatency speed-preset=ultrafast bitrate={kilobits} "
+        "key-int-max={interval} threads=1 sliced-threads=false ! video/x-h264, profile=constrained-baseline"
+    ),
+    "openh264enc": (
+        "openh264enc name=encoder bitrate={bits} rate-control=bitrate gop-size={interval} complexity=low"
+    ),
+}
+_AUTO = ("nvv4l2h264enc", "x264enc", "openh264enc")
+
+
+class _Source(NamedTuple):
+    """The media that is being watched: where pictures go in."""
+
+    appsrc: Any
+    size_filter: Any
+    encoder: Any
+
+
+class RtspDisplay(Display):
+    """Serves ``rtsp://HOST:PORT/faces`` while it is open, over TCP.
+
+    Beyond loopback only with a password, which is never sent as such (digest authentication); the picture
+    itself is not encrypted. The size of the stream is that of the first picture a viewer gets, made even,
+    as H.264 wants it; pictures of another size are scaled to fit, with black bars, so that a recording goes on.
+
+    Args:
+        settings: where to listen, who may watch, rate and encoder.
+        target: what stands behind ``rtsp:``: a port, or nothing for that of the settings.
+
+    Raises:
+        ConfigError: on opening: no port, or a host beyond loopback without a password.
+        DisplayError: on opening: something is not installed, the port is taken, no encoder works.
+    """
+
+    def __init__(self, settings: RtspSettings, target: str = "") -> None:
+        super().__init__()
+        self.encoded = 0  # pictures handed to the encoder since the start
+        self.skipped = 0  # pictures that somebody watched and the encoder had no time for
+        self.viewers = 0
+        self._settings = settings
+        self._target = target
+        self._server: Optional[_Server] = None
+        self._due_at = 0.0
+        self._keyframe_at = 0.0
+        self._last_pts = -1
+        self._fed: Optional[_Source] = None  # to which the times above belong
+        self._size_wh = (0, 0)
+
+    def __enter__(self) -> "RtspDisplay":
+        settings = self._settings._replace(port=self._port())
+        if not is_loopback(settings.host) and not settings.password:
+            raise ConfigError(
+                "rtsp.host: {} can be reached from elsewhere, so rtsp.password must be set (a long random "
+                "text); or keep 127.0.0.1.".format(settings.host)
+            )
+        gst = _load()
+        self._gst = gst
+        self._server = _Server(gst, settings, _working_encoder(gst, settings))
+        self._server.start()
+        log.info("RTSP stream: %s", self.url)
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where the stream is, with the port that was really taken; without the password."""
+        assert self._server is not None, "used outside 'with'"
+        host = self._settings.host
+        name = "[{}]".format(host) if ":" in host else host
+        return "rtsp://{}:{}{}".format(name, self._server.port, PATH)
+
+    def show(self, picture: Picture) -> None:
+        """Hand a picture to the encoder, if somebody watches and it has taken the last one."""
+        server = self._server
+        assert server is not None, "used outside 'with'"
+        self.viewers = server.viewers
+        source = server.source
+        captured_at = picture.result.frame.captured_at
+        if source is None or not self._is_due(captured_at):
+            return
+        if source is not self._fed:
+            self._begin(source, picture)
+        if source.appsrc.get_property("current-level-bytes"):
+            self.skipped += 1
+            return
+        self._feed(source, picture.pixels, captured_at)
+
+    def close(self) -> None:
+        """Cut off the viewers and stop, within a second. Idempotent."""
+        server, self._server = self._server, None
+        self._fed = None
+        if server is not None:
+            server.stop()
+
+    def _port(self) -> int:
+        if not self._target:
+            return self._settings.port
+        if not self._target.isdigit() or int(self._target) > 65535:
+            raise ConfigError(
+                "display.kind: rtsp:{} has no port; write rtsp: or, for instance, rtsp:8554".format(
+                    self._target
+                )
+            )
+        return int(self._target)
+
+    def _is_due(self, at: float) -> bool:
+        """Whether a picture of that time is wanted at the rate of the settings; evenly spaced."""
+        period_s = 1.0 / self._settings.rate_hz
+        if self._due_at - period_s <= at < self._due_at:
+            return False
+        is_regular = 0.0 <= at - self._due_at < period_s
+        self._due_at = (self._due_at if is_regular else at) + period_s
+        return True
+
+    def _begin(self, source: _Source, picture: Picture) -> None:
+        """The first picture of newly watched media decides its size."""
+        height, width = picture.pixels.shape[:2]
+        even = (max(2, width + width % 2), max(2, height + height % 2))
+        caps = "video/x-raw, width={}, height={}, pixel-aspect-ratio=1/1".format(*even)
+        source.size_filter.set_property("caps", self._gst.Caps.from_string(caps))
+        self._fed = source
+        self._size_wh = (0, 0)
+        self._last_pts = -1
+        self._keyframe_at = time.monotonic()
+
+    def _feed(self, source: _Source, pixels: np.ndarray, captured_at: float) -> None:
+        height, width = pixels.shape[:2]
+        if (width, height) != self._size_wh:
+            self._size_wh = (width, height)
+            source.appsrc.set_property("caps", self._caps(width, height))
+        now = time.monotonic()
+        if now - self._keyframe_at >= _KEYFRAME_S:
+            self._keyframe_at = now
+            source.encoder.send_event(self._keyframe_request())
+        buffer = self._gst.Buffer.new_wrapped(_rows_of_four(pixels))
+        buffer.pts = self._last_pts = self._pts(source, now - captured_at)
+        if source.appsrc.emit("push-buffer", buffer) == self._gst.FlowReturn.OK:
+            self.encoded += 1
+
+    def _caps(self, width: int, height: int) -> Any:
+        """The rate is a promise for the encoder's bits; the time stamps tell the real one."""
+        text = (
+            "video/x-raw, format=BGR, width={}, height={}, framerate={}/1, pixel-aspect-ratio=1/1"
+        )
+        return self._gst.Caps.from_string(
+            text.format(width, height, max(1, int(round(self._settings.rate_hz))))
+        )
+
+    def _pts(self, source: _Source, age_s: float) -> int:
+        """The time of capture on the pipeline's clock, in nanoseconds; always later than the last one."""
+        clock = source.appsrc.get_clock()
+        running = clock.get_time() - source.appsrc.get_base_time() if clock is not None else 0
+        return max(running - int(max(0.0, age_s) * 1e9), self._last_pts + 1000000, 0)
+
+    def _keyframe_request(self) -> Any:
+        """See "Force Key Unit" in GStreamer's design documents, "Keyframe Force"."""
+        structure = self._gst.Structure.new_empty("GstForceKeyUnit")
+        structure.set_value("all-headers", True)
+        return self._gst.Event.new_custom(self._gst.EventType.CUSTOM_UPSTREAM, structure)
+
+
+class _Server:
+    """GStreamer's RTSP server, its main loop and its thread. ``stop`` may be called from any thread.
+
+    Attributes:
+        source: where pictures go in while somebody watches; ``None`` else.
+        viewers: connections at the moment, those that have not asked for the stream yet included.
+    """
+
+    def __init__(self, gst: Any, settings: RtspSettings, encoder: str) -> None:
+        self.source: Optional[_Source] = None
+        self.viewers = 0
+        self.port = settings.port
+        self._gst = gst
+        self._settings = settings
+        self._encoder = encoder
+        self._thread = threading.Thread(target=self._run, name="rtsp", daemon=True)
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            DisplayError: the port is taken.
+        """
+        from gi.repository import GLib, GstRtspServer
+
+        settings = self._settings
+        server = GstRtspServer.RTSPServer()
+        server.set_address(settings.host)
+        server.set_service(str(settings.port))
+        server.get_mount_points().add_factory(PATH, self._factory())
+        if settings.password:
+            server.set_auth(_auth(settings))
+        server.connect("client-connected", self._count)
+        try:
+            listener = server.create_source(None)
+        except GLib.Error as error:
+            raise DisplayError(
+                "the RTSP stream cannot listen on {}:{}: {}. Choose another port, for instance "
+                "--display rtsp:{}.".format(
+                    settings.host, settings.port, error.message, settings.port + 1
+                )
+            ) from error
+        self.port = server.get_bound_port()
+        self._server = server
+        self._context = GLib.MainContext.new()
+        self._loop = GLib.MainLoop.new(self._context, False)
+        self._sources = [listener, GLib.timeout_source_new_seconds(_FORGET_S)]
+        self._sources[1].set_callback(self._forget)
+        for source in self._sources:
+            source.attach(self._context)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Cut off the viewers and end the thread, within a second. Idempotent."""
+        from gi.repository import GLib
+
+        if not self._thread.is_alive():
+            return
+        ending = GLib.idle_source_new()
+        ending.set_callback(self._end)
+        ending.attach(self._context)
+        self._thread.join(_STOP_S)
+        if self._thread.is_alive():
+            log.warning("the RTSP stream did not stop within %.0f s", _STOP_S)
+
+    def _run(self) -> None:
+        self._context.push_thread_default()
+        try:
+            self._loop.run()
+        finally:
+            self._context.pop_thread_default()
+
+    def _end(self, *unused: Any) -> bool:
+        """On the loop: no new viewers, no old ones, no loop."""
+        from gi.repository import GstRtspServer
+
+        remove = GstRtspServer.RTSPFilterResult.REMOVE
+        self.source = None
+        while self._sources:  # with the last reference to it the listening socket is closed
+            self._sources.pop().destroy()
+        self._server.client_filter(lambda server, client: remove)
+        self._server.get_session_pool().filter(lambda pool, session: remove)
+        self._loop.quit()
+        return False
+
+    def _factory(self) -> Any:
+        """One pipeline for all viewers, built for the first and taken down after the last."""
+        from gi.repository import GstRtsp, GstRtspServer
+
+        factory = GstRtspServer.RTSPMediaFactory()
+        factory.set_launch(
+            "( appsrc name=source is-live=true format=time block=false ! videoconvert ! "
+            "videoscale add-borders=true ! capsfilter name=size ! videoconvert ! "
+            "video/x-raw, format=I420 ! {} ! rtph264pay name=pay0 pt=96 config-interval=-1 )".format(
+                _encoding(self._encoder, self._settings)
+            )
+        )
+        factory.set_shared(True)
+        factory.set_protocols(GstRtsp.RTSPLowerTrans.TCP)  # nothing is lost, and one port to open
+        if self._settings.password:
+            permissions = GstRtspServer.RTSPPermissions()
+            for permission in ("media.factory.access", "media.factory.construct"):
+                permissions.add_permission_for_role(_ROLE, permission, True)
+            factory.set_permissions(permissions)
+        factory.connect("media-configure", self._opened)
+        return factory
+
+    def _opened(self, factory: Any, media: Any) -> None:
+        """On the server's thread: the first viewer is there."""
+        element = media.get_element()
+        appsrc, size_filter, encoder = (
+            element.get_by_name_recurse_up(name) for name in ("source", "size", "encoder")
+        )
+        opened = self.source = _Source(appsrc, size_filter, encoder)
+        media.connect("unprepared", self._closed, opened)
+
+    def _closed(self, media: Any, opened: _Source) -> None:
+        """The last viewer has left; a next one may have come meanwhile."""
+        if self.source is opened:
+            self.source = None
+
+    def _count(self, server: Any, client: Any) -> None:
+        self.viewers += 1
+        client.connect("closed", self._uncount)
+
+    def _uncount(self, client: Any) -> None:
+        self.viewers -= 1
+
+    def _forget(self, *unused: Any) -> bool:
+        """End the sessions of viewers that vanished without a word."""
+        self._server.get_session_pool().cleanup()
+        return True
+
+
+def _load() -> Any:
+    """The Gst module, with the RTSP server's description there.
+
+    Raises:
+        DisplayError: one of them is not installed.
+    """
+    try:
+        gst = load_gstreamer()
+        import gi
+
+        gi.require_version("GstRtsp", "1.0")
+        gi.require_version("GstRtspServer", "1.0")
+        from gi.repository import GstRtsp, GstRtspServer  # noqa: F401
+    except (ImportError, ValueError) as error:
+        raise DisplayError(
+            "GStreamer's RTSP server is missing ({}). Install it: sudo apt install {}".format(
+                error, _SERVER_PACKAGES
+            )
+        ) from error
+    return gst
+
+
+def _auth(settings: RtspSettings) -> Any:
+    """Who may watch: the one user, by digest, so that the password itself is never sent."""
+    from gi.repository import GstRtsp, GstRtspServer
+
+    auth = GstRtspServer.RTSPAuth()
+    auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+    token = GstRtspServer.RTSPToken()
+    token.set_string("media.factory.role", _ROLE)
+    auth.add_digest(settings.user, settings.password, token)
+    return auth
+
+
+def _encoding(encoder: str, settings: RtspSettings) -> str:
+    """The part of the launch line that makes H.264."""
+    return _ENCODERS.get(encoder, encoder + " name=encoder").format(
+        bits=settings.bitrate_kbps * 1000,
+        kilobits=settings.bitrate_kbps,
+        interval=max(1, int(round(settings.rate_hz * _KEYFRAME_S))),
+    )
+
+
+def _working_encoder(gst: Any, settings: RtspSettings) -> str:
+    """The first encoder that really encodes: an Orin Nano has the element but not the hardware.
+
+    Raises:
+        DisplayError: none does.
+    """
+    choices = _AUTO if settings.encoder == "auto" else (settings.encoder,)
+    problems: List[str] = []
+    for name in choices:
+        problem = _try_encoder(gst, name, settings)
+        if not problem:
+            log.debug("RTSP: encoder %s", name)
+            return name
+        problems.append("{}: {}".format(name, problem))
+    raise DisplayError(
+        "rtsp.encoder: no H.264 encoder works here ({}). Install one: sudo apt install "
+        "gstreamer1.0-plugins-ugly".format("; ".join(problems))
+    )
+
+
+def _try_encoder(gst: Any, name: str, settings: RtspSettings) -> str:
+    """Encode a few pictures; what went wrong, or ``""``."""
+    from gi.repository import GLib
+
+    if gst.ElementFactory.find(name) is None:
+        return "not installed"
+    line = "videotestsrc num-buffers=3 ! video/x-raw, format=I420, width=320, height=240 ! {} ! fakesink"
+    try:
+        pipeline = gst.parse_launch(line.format(_encoding(name, settings)))
+    except GLib.Error as error:
+        return str(error.message)
+    kinds = gst.MessageType
+    answers: List[Tuple[Any, ...]] = []
+
+    def run() -> None:
+        """A driver may hang in either call; then this thread is left behind."""
+        pipeline.set_state(gst.State.PLAYING)
+        message = pipeline.get_bus().timed_pop_filtered(
+            int(_TRY_S * gst.SECOND), kinds.ERROR | kinds.EOS
+        )
+        pipeline.set_state(gst.State.NULL)
+        answers.append((message,))
+
+    thread = threading.Thread(target=run, name="encoder trial", daemon=True)
+    thread.start()
+    thread.join(_TRY_S + 1.0)
+    message = answers[0][0] if answers else None
+    if message is None:
+        return "does not answer"
+    return str(message.parse_error()[0].message) if message.type == kinds.ERROR else ""
+
+
+def _rows_of_four(pixels: np.ndarray) -> bytes:
+    """The pixels (H, W, 3) as GStreamer wants them: each row padded to a multiple of four bytes."""
+    height, width = pixels.shape[:2]
+    padding = -3 * width % 4
+    if not padding:
+        return pixels.tobytes()
+    padded = np.zeros((height, 3 * width + padding), np.uint8)
+    padded[:, : 3 * width] = pixels.reshape(height, 3 * width)
+    return padded.tobytes()

@@ -1,0 +1,403 @@
+"""The RTSP stream, read back by GStreamer's and by FFmpeg's client."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+from needs import require
+
+from edge_app.appliance.stream import RtspDisplay
+from edge_app.camera import open_camera
+from edge_app.config import CameraSettings, RtspSettings
+from edge_app.errors import CameraError, ConfigError, DisplayError
+from edge_app.frames import Detections, Figures, Frame, Picture, Result, StepTimes
+from edge_app.overlay import BOX_BGR, Overlay
+
+FACE = (96.0, 64.0, 224.0, 208.0)
+
+
+@pytest.fixture(autouse=True)
+def rtsp(gstreamer):
+    """GStreamer with its RTSP server and an encoder."""
+    import gi
+
+    try:
+        gi.require_version("GstRtspServer", "1.0")
+    except ValueError:
+        require(False, "GStreamer's RTSP server (apt install gir1.2-gst-rtsp-server-1.0)")
+    require(gstreamer.ElementFactory.find("x264enc"), "x264enc (gstreamer1.0-plugins-ugly)")
+    return gstreamer
+
+
+def picture(shade=90, size_wh=(640, 360), at=None):
+    """A grey picture with a box around a face."""
+    pixels = np.full((size_wh[1], size_wh[0], 3), shade, np.uint8)
+    faces = Detections(np.asarray([FACE], np.float32), np.asarray([0.97], np.float32))
+    now = time.monotonic() if at is None else at
+    result = Result(Frame(0, now, 0.0, pixels), faces, StepTimes(0, 0, 0), now)
+    figures = Figures(0, 0, 0, 0, {}, {})
+    return Picture(Overlay(False).draw(pixels, faces), faces, result, figures, (1,))
+
+
+class Shower:
+    """Shows pictures at a rate, as the main thread does; ``make`` makes them."""
+
+    def __init__(self, display, make=picture, rate_hz=50.0):
+        self.display, self.make, self.pause_s = display, make, 1.0 / rate_hz
+        self.shown, self.spent_s = 0, []
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        while not self._ending.wait(self.pause_s):
+            one = self.make()
+            started = time.monotonic()
+            self.display.show(one)
+            self.spent_s.append(time.monotonic() - started)
+            self.shown += 1
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._ending.set()
+        self._thread.join()
+
+
+def settings(**more):
+    return RtspSettings(**dict({"port": 0}, **more))
+
+
+def viewer(url, **more):
+    """The product's own RTSP source: GStreamer's client."""
+    return open_camera(
+        CameraSettings(**dict({"source": url, "latency_ms": 0, "timeout_s": 5.0}, **more))
+    )
+
+
+def read(camera, count=1):
+    """The last of ``count`` frames."""
+    frames = []
+    deadline = time.monotonic() + 15.0
+    while len(frames) < count and time.monotonic() < deadline:
+        frame = camera.read(1.0)
+        if frame is not None:
+            frames.append(frame)
+    assert len(frames) == count
+    return frames[-1]
+
+
+def until(holds, limit_s=15.0):
+    deadline = time.monotonic() + limit_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert holds()
+
+
+def shows_the_face(pixels, shade=90):
+    """Whether a decoded picture is ours: the grey ground, and the box in its colour at its place."""
+    x1, y1, x2, y2 = [int(side) for side in FACE]
+    edges = [pixels[y1, x1 + 20 : x2 - 20], pixels[y1 + 20 : y2 - 20, x1]]
+    greener = [
+        edge[:, 1].astype(int) - np.maximum(edge[:, 0], edge[:, 2]).astype(int) for edge in edges
+    ]
+    assert BOX_BGR[1] > max(BOX_BGR[0], BOX_BGR[2]) + 100
+    is_boxed = all(np.median(green) > 40 for green in greener)
+    ground = np.median(pixels[300:340, 400:600])
+    return is_boxed and abs(ground - shade) <= 6
+
+
+def test_the_picture_arrives_with_its_boxes_in_gstreamers_client():
+    with RtspDisplay(settings()) as display, Shower(display):
+        assert re.match(r"rtsp://127\.0\.0\.1:\d+/faces$", display.url)
+        with viewer(display.url) as camera:
+            frame = read(camera, 5)
+    assert frame.pixels.shape == (360, 640, 3)
+    assert shows_the_face(frame.pixels)
+
+
+def ffmpeg(url):
+    """FFmpeg's client, the one of most recorders, within OpenCV."""
+    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG)
+    require(
+        capture.isOpened() or "FFMPEG:                      YES" in cv2.getBuildInformation(),
+        "FFmpeg",
+    )
+    return capture
+
+
+def test_a_recorders_client_gets_regular_time_stamps():
+    with RtspDisplay(settings()) as display, Shower(display, rate_hz=20.0):
+        capture = ffmpeg(display.url)
+        stamps_ms = []
+        for _ in range(40):
+            done, pixels = capture.read()
+            assert done
+            stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+        capture.release()
+    assert shows_the_face(pixels)
+    steps = np.diff(stamps_ms[1:])  # OpenCV gives the first picture the stamp of a later one
+    assert (steps > 0).all() and np.median(steps) == pytest.approx(50.0, rel=0.2)
+
+
+def key_frames_and_times(url, seconds, gstreamer):
+    """(kind, time in seconds) of each picture that arrives: is it a key frame?"""
+    line = (
+        "rtspsrc location={} protocols=tcp latency=0 ! rtph264depay ! video/x-h264, "
+        "stream-format=byte-stream, alignment=au ! appsink name=sink sync=false"
+    )
+    pipeline = gstreamer.parse_launch(line.format(url))
+    sink = pipeline.get_by_name("sink")
+    pipeline.set_state(gstreamer.State.PLAYING)
+    found = []
+    try:
+        while not found or found[-1][1] - found[0][1] < seconds:
+            sample = sink.try_pull_sample(5 * gstreamer.SECOND)
+            assert sample is not None
+            buffer = sample.get_buffer()
+            is_key = not buffer.has_flags(gstreamer.BufferFlags.DELTA_UNIT)
+            found.append((is_key, buffer.pts / gstreamer.SECOND))
+    finally:
+        pipeline.set_state(gstreamer.State.NULL)
+    return found
+
+
+@pytest.mark.parametrize("rate_hz", [25.0, 4.0])
+def test_there_is_a_key_frame_every_second_whatever_the_rate(gstreamer, rate_hz):
+    """Four pictures a second are what is left on a hot board."""
+    with RtspDisplay(settings(rate_hz=30.0)) as display, Shower(display, rate_hz=rate_hz):
+        found = key_frames_and_times(display.url, 4.0, gstreamer)
+    keys = [at for is_key, at in found if is_key]
+    assert (np.diff([at for _, at in found]) > 0).all()
+    assert found[0][0], "a viewer starts with a whole picture"
+    assert len(keys) >= 4 and max(np.diff(keys)) <= 2.0
+
+
+def test_two_viewers_cost_one_encoder_and_one_leaves():
+    with RtspDisplay(settings(rate_hz=20.0)) as display, Shower(display):
+        with viewer(display.url) as first:
+            read(first, 5)
+            with viewer(display.url) as second:
+                read(second, 5)
+                assert display.viewers == 2
+                before, started = display.encoded, time.monotonic()
+                one, other = read(first, 20), read(second, 2)
+                rate_hz = (display.encoded - before) / (time.monotonic() - started)
+                assert shows_the_face(one.pixels) and shows_the_face(other.pixels)
+                assert rate_hz == pytest.approx(20.0, rel=0.25), "not twice as many"
+            until(lambda: display.viewers == 1)
+            read(first, 10)
+
+
+def test_nothing_is_encoded_without_a_viewer_and_one_may_come_back():
+    with RtspDisplay(settings()) as display, Shower(display) as shower:
+        until(lambda: shower.shown >= 10)
+        assert display.encoded == 0
+        for _ in range(3):
+            with viewer(display.url) as camera:
+                assert shows_the_face(read(camera, 3).pixels)
+            server = display._server
+            until(lambda: server.source is None)
+            time.sleep(0.05)
+            before, shown = display.encoded, shower.shown
+            until(lambda: shower.shown >= shown + 5)
+            assert display.encoded == before
+
+
+def test_a_viewer_that_reads_nothing_slows_nobody():
+    """It asks for the stream and then leaves everything in its socket."""
+    noise = np.random.RandomState(0).randint(0, 255, (360, 640, 3)).astype(np.uint8)
+
+    def noisy():
+        one = picture()
+        return one._replace(
+            pixels=np.roll(noise, int(one.result.frame.captured_at * 1000) % 640, axis=1)
+        )
+
+    # 50 Mbit/s of noise fill its buffers within a second
+    with RtspDisplay(settings(bitrate_kbps=50000)) as display, Shower(display, noisy) as shower:
+        with viewer(display.url) as camera:
+            read(camera, 3)
+            stuck = ask_for_the_stream(display._server.port)
+            until(lambda: display.viewers == 2)
+            del shower.spent_s[:]
+            started = time.monotonic()
+            frame = read(camera, 60)
+            rate_hz = 60 / (time.monotonic() - started)
+            slowest_s = np.percentile(shower.spent_s, 99)
+            stuck.close()
+    assert time.monotonic() - frame.captured_at < 30.0
+    assert rate_hz > 10.0 and slowest_s < 0.1
+
+
+def ask_for_the_stream(port):
+    """A connection on which OPTIONS to PLAY were said by hand, with a small receive buffer."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(10.0)
+    connection.connect(("127.0.0.1", port))
+    url, session = "rtsp://127.0.0.1:{}/faces".format(port), ""
+    transport = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+    steps = (("DESCRIBE", url, ""), ("SETUP", url + "/stream=0", transport), ("PLAY", url, ""))
+    for number, (verb, target, extra) in enumerate(steps, 1):
+        request = "{} {} RTSP/1.0\r\nCSeq: {}\r\n{}{}\r\n".format(
+            verb, target, number, extra, session
+        )
+        connection.sendall(request.encode())
+        answer = connection.recv(4096).decode("latin-1")
+        assert answer.startswith("RTSP/1.0 200"), answer
+        found = re.search(r"Session: ([^;\r]+)", answer)
+        session = "Session: {}\r\n".format(found.group(1)) if found else session
+    return connection
+
+
+def test_a_viewer_that_vanishes_is_forgotten():
+    with RtspDisplay(settings()) as display, Shower(display):
+        connection = ask_for_the_stream(display._server.port)
+        server = display._server
+        until(lambda: display.viewers == 1 and server.source is not None)
+        connection.close()
+        until(lambda: display.viewers == 0 and server.source is None)
+
+
+@pytest.mark.parametrize("size_wh", [(641, 361), (353, 289), (322, 242)])
+def test_odd_sizes_are_made_even(size_wh):
+    def make():
+        return picture(size_wh=size_wh)
+
+    with RtspDisplay(settings()) as display, Shower(display, make):
+        with viewer(display.url) as camera:
+            pixels = read(camera, 5).pixels
+    assert pixels.shape == (size_wh[1] + size_wh[1] % 2, size_wh[0] + size_wh[0] % 2, 3)
+    expected = cv2.resize(make().pixels, (pixels.shape[1], pixels.shape[0])).astype(int)
+    assert np.abs(pixels.astype(int) - expected).mean() < 6.0
+
+
+def test_another_size_in_mid_run_fits_into_the_same_stream():
+    sizes = [(640, 360)]
+
+    def make():
+        return picture(size_wh=sizes[0])
+
+    with RtspDisplay(settings()) as display, Shower(display, make):
+        with viewer(display.url) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
+            sizes[0] = (360, 360)
+            deadline = time.monotonic() + 15.0
+            while time.monotonic() < deadline:
+                pixels = read(camera).pixels
+                if pixels[180, 20].max() < 30:  # the bar at the left
+                    break
+            assert pixels.shape == (360, 640, 3)
+            assert pixels[:, :130].max() < 60 and pixels[:, 510:].max() < 60, "bars left and right"
+            assert (
+                abs(np.median(pixels[300:340, 400:480]) - 90) <= 6
+            ), "and the picture between them"
+            sizes[0] = (640, 360)
+            until(lambda: shows_the_face(read(camera).pixels))
+
+
+def test_the_port_is_taken():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        with pytest.raises(DisplayError, match="127.0.0.1:{}: .*in use".format(port)):
+            RtspDisplay(settings(port=port)).__enter__()
+
+
+def test_the_port_may_stand_behind_the_kind():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with RtspDisplay(settings(), str(port)) as display:
+        assert display.url == "rtsp://127.0.0.1:{}/faces".format(port)
+    for wrong in ("eight", "70000", "-1", "80 80"):
+        with pytest.raises(ConfigError, match="rtsp:8554"):
+            RtspDisplay(settings(), wrong).__enter__()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
+def test_beyond_loopback_only_with_a_password(host):
+    with pytest.raises(ConfigError, match="rtsp.password"):
+        RtspDisplay(settings(host=host)).__enter__()
+
+
+def test_who_has_the_password_may_watch():
+    protected = settings(host="0.0.0.0", user="door", password="s3cret:@/")
+    with RtspDisplay(protected) as display, Shower(display):
+        place = "127.0.0.1:{}/faces".format(display._server.port)
+        for who in ("", "door:wrong@", "other:s3cret%3A%40%2F@"):
+            with pytest.raises(CameraError):
+                with viewer("rtsp://" + who + place) as camera:
+                    read(camera)
+        with viewer("rtsp://door:s3cret%3A%40%2F@" + place) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
+        with socket.create_connection(("127.0.0.1", display._server.port)) as asking:
+            asking.sendall("DESCRIBE rtsp://{} RTSP/1.0\r\nCSeq: 1\r\n\r\n".format(place).encode())
+            answer = asking.recv(4096).decode()
+    assert "401" in answer and "Digest" in answer and "Basic" not in answer
+
+
+def test_closing_takes_its_time_at_most_and_viewers_see_the_end():
+    display = RtspDisplay(settings()).__enter__()
+    with Shower(display) as shower, viewer(display.url) as camera:
+        read(camera, 3)
+        port = display._server.port
+        connection = ask_for_the_stream(port)
+        shower.__exit__()
+        started = time.monotonic()
+        display.close()
+        display.close()
+        assert time.monotonic() - started < 1.5
+        with pytest.raises(CameraError):
+            read(camera, 1000)
+        connection.close()
+    assert "rtsp" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    "encoder, problem",
+    [
+        ("nvv4l2h264enc", "nvv4l2h264enc: not installed"),
+        ("jpegdec", "jpegdec: "),  # is there, but does not take raw video
+    ],
+)
+def test_an_encoder_that_does_not_work_is_found_at_the_start(encoder, problem):
+    with pytest.raises(DisplayError, match=problem) as raised:
+        RtspDisplay(settings(encoder=encoder)).__enter__()
+    assert "rtsp.encoder" in str(raised.value)
+
+
+def test_an_encoder_may_be_named(gstreamer):
+    require(gstreamer.ElementFactory.find("openh264enc"), "openh264enc (gstreamer1.0-plugins-bad)")
+    with RtspDisplay(settings(encoder="openh264enc")) as display, Shower(display):
+        with viewer(display.url) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
+
+
+def test_without_the_server_it_says_what_to_install(monkeypatch):
+    code = (
+        "import gi; real = gi.require_version\n"
+        "def require(name, version):\n"
+        "    if name == 'GstRtspServer': raise ValueError('Namespace GstRtspServer not available')\n"
+        "    real(name, version)\n"
+        "gi.require_version = require\n"
+        "from edge_app.appliance.stream import *\n"
+        "RtspDisplay(RtspSettings(port=0)).__enter__()\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=root)
+    assert (
+        b"DisplayError" in done.stderr and b"apt install gir1.2-gst-rtsp-server-1.0" in done.stderr
+    )
