@@ -12,7 +12,7 @@
 set -eu
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
-export PATH LC_ALL=C
+export PATH LC_ALL=C PIP_ROOT_USER_ACTION=ignore
 
 root=${EDGE_APP_ROOT:-} # another root, for tests
 base=$root/opt/edge-app
@@ -373,7 +373,7 @@ do_install() { # ARCHIVE [CONFIG]
   unpack "$1"
   prepare_device
   install_config "$release" "${2:-}"
-  rm -f "$1"
+
   if [ "$name" = "$old" ] && [ "$(show ActiveState)" = active ]; then
     install_units "$release"
     [ -n "$units_changed" ] || die 0 "UNCHANGED: $name runs"
