@@ -102,13 +102,15 @@ class Metrics(Display):
         waiting = {part: 1 for part in known.waiting}
         yield _gauge("waiting", "1 for each part that waits for something.", "part", waiting)
         if newest is not None:
-            yield from _of_picture(newest)
+            now = time.monotonic()
+            age_s = now - newest.captured_at
+            figures = self._meter.figures(now, age_s, newest.figures.dropped)
+            yield from _of_picture(figures, newest.faces, age_s)
         if known.power is not None:
             yield from _of_board(known.power)
 
 
-def _of_picture(newest: _Newest) -> Iterator[Any]:
-    figures = newest.figures
+def _of_picture(figures: Figures, faces: int, age_s: float) -> Iterator[Any]:
     rates = {
         "camera": figures.camera_fps,
         "detect": figures.detect_fps,
@@ -117,8 +119,7 @@ def _of_picture(newest: _Newest) -> Iterator[Any]:
     yield _gauge("frames_per_second", "Over the last two seconds.", "stage", rates)
     steps = {step: milliseconds / 1000.0 for step, milliseconds in figures.steps_ms.items()}
     yield _gauge("step_seconds", "Median time of a step, last 60 frames.", "step", steps)
-    yield _gauge("faces", "Faces on the screen now.", "", {"": newest.faces})
-    age_s = time.monotonic() - newest.captured_at
+    yield _gauge("faces", "Faces on the screen now.", "", {"": faces})
     yield _gauge("frame_age_seconds", "Age of the picture on the screen.", "", {"": age_s})
 
 

@@ -30,7 +30,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",  # no other site may embed the picture
 }
 _POLICY = (
-    "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'nonce-{0}'; "
+    "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{0}'; "
     "script-src 'nonce-{0}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 

@@ -8,10 +8,11 @@ from edge_app import __version__
 from edge_app.appliance.health import Health, judge
 from edge_app.appliance.status import Snapshot, Status
 from edge_app.detector import Detector
-from edge_app.frames import Picture
+from edge_app.frames import Figures, Picture
 from edge_app.source import Camera
 
 _NOTES = 30  # of the newest events
+_WINDOW_S = 2.0  # that rates look back
 
 
 class _Shown(NamedTuple):
@@ -70,7 +71,7 @@ class View:
         Every field is there from the start; what is not known yet is ``None``.
         """
         now, shown, known = time.monotonic(), self._shown, self._status.snapshot()
-        figures = shown.figures if shown else None
+        figures = _still_true(shown, now)
         size_wh = shown.size_wh if shown else (None, None)
         health = self._health(now, shown, known)._asdict()
         return {
@@ -105,6 +106,14 @@ class View:
     def _health(self, now: float, shown: Optional[_Shown], known: Snapshot) -> Health:
         inferred_at = shown.inferred_at if shown else None
         return judge(now, self._started_at, self._turned_at, inferred_at, known.waiting)
+
+
+def _still_true(shown: Optional[_Shown], now: float) -> Optional[Figures]:
+    """The figures of the newest picture; once it is old, nothing has passed within their window."""
+    if shown is None or now - shown.inferred_at <= _WINDOW_S:
+        return shown.figures if shown else None
+    nan = float("nan")  # the camera may well go on while the detector does not
+    return shown.figures._replace(camera_fps=nan, detect_fps=0.0, display_fps=0.0)
 
 
 def _faces(shown: Optional[_Shown]) -> List[Dict[str, Any]]:
