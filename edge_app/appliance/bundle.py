@@ -47,7 +47,7 @@ _PACKAGES = (
 )
 _KERNEL = re.compile(
     r"nvgpu|nvhost|tegra|argus|imx\d|ov\d{4}|uvcvideo|usb \d|mmc|ext4|i/o error|out of memory|oom"
-    r"|killed process|thermal|throttl|over-?current|under-?voltage|oc alarm|segfault|illegal instruction",
+    r"|killed process|thermal|throttl|over-?current|under-?voltage|oc alarm|segfault|illegal instr",
     re.IGNORECASE,
 )
 _PATTERNS = (  # what looks like a secret, whoever wrote it

@@ -55,7 +55,8 @@ def settings(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
             warning(
                 "settings",
                 "{}; the service on this machine has others, in {}".format(given, service),
-                program("check --config {}".format(service)),
+                ("" if os.access(service, os.R_OK) else "sudo ")
+                + program("check --config {}".format(service)),
             )
         ]
     return [ok("settings", given)]
