@@ -53,9 +53,9 @@ def require_boxes():
 def base_tree(packages=tuple(PACKAGES)):
     """The root tree of a box, built by mmdebstrap at the first call (one to two minutes); read only, please."""
     require_boxes()
-    sources = _apt_sources()
+    sources = apt_sources()
     require(sources, "Debian's package sources in apt (boxes are made of Debian packages)")
-    suite = _suite()
+    suite = suite_here()
     recipe = "\n".join([suite, "1"] + sorted(packages))
     tree = WORK / "trees" / hashlib.sha256(recipe.encode()).hexdigest()[:12]
     with locked(tree.with_suffix(".lock")):
@@ -80,13 +80,13 @@ def _build_tree(tree, suite, sources, packages):
     half_done.rename(tree)
 
 
-def _suite():
+def suite_here():
     with open("/etc/os-release") as file:
         facts = dict(line.rstrip("\n").split("=", 1) for line in file if "=" in line)
     return facts.get("VERSION_CODENAME", "").strip('"')
 
 
-def _apt_sources():
+def apt_sources():
     """The package sources of this machine, as lines of a sources.list."""
     line = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
     wanted = ["--format", line, "Created-By: Packages", "Origin: Debian"]
