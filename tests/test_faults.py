@@ -1,6 +1,7 @@
 """Faults that happen to a running pipeline, injected for real, and how long the picture is away.
 
-Every test prints the longest time without a picture. The whole program under the same treatment is in
+Every test prints the longest time without a picture; the times are shorter than the product's own, unless
+EDGE_APP_DEFAULT_TIMES=1 is set, which is how the figures of docs/decisions/recovery.md were taken. The whole program under the same treatment is in
 tests/appliance/test_recovery_program.py, the stages by themselves in tests/appliance/test_recovery.py.
 A USB camera cannot be had here: its line runs with shared memory in place of the device, whose loss is the
 same error on the bus (a resource that cannot be read), and a file in place of the device node.
@@ -36,7 +37,16 @@ from edge_app.overlay import Overlay
 from edge_app.pipeline import Pipeline
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-CSI = CameraSettings("csi://0", 160, 96, 60.0, timeout_s=0.3)
+HAS_DEFAULTS = os.environ.get("EDGE_APP_DEFAULT_TIMES") == "1"
+
+
+def seconds(quick_s, default_s):
+    """``quick_s`` in a test, the product's own when it is measured."""
+    return default_s if HAS_DEFAULTS else quick_s
+
+
+CSI = CameraSettings("csi://0", 160, 96, 60.0, timeout_s=seconds(0.3, 2.0))
+LIMIT_S = seconds(20.0, 90.0)
 
 
 class Rig:
@@ -45,7 +55,9 @@ class Rig:
     def __init__(self, model, make, ask=lambda: False, detector=None, **settings):
         self.status, self.meter = Status(), Meter()
         self.settings = RecoverySettings(**settings)
-        camera = RecoveringCamera(make, self.settings, self.status, ask, patience_s=0.5)
+        camera = RecoveringCamera(
+            make, self.settings, self.status, ask, patience_s=seconds(0.5, 4.0)
+        )
         self.detector = detector or OnnxDetector(DetectorSettings(model=model, threads=1))
         self.pipeline = Pipeline(camera, self.detector, 0.8, self.meter)
         self.overlay, self.display = Overlay(), NoDisplay()
@@ -58,7 +70,7 @@ class Rig:
     def __exit__(self, *error):
         self.pipeline.stop()
 
-    def watch(self, happened, limit_s=20.0):
+    def watch(self, happened, limit_s=LIMIT_S):
         """Show what comes until ``happened()``."""
         deadline = time.monotonic() + limit_s
         while not happened():
@@ -75,11 +87,11 @@ class Rig:
             pixels = self.overlay.draw(result.frame.pixels, result.faces, figures)
             self.display.show(Picture(pixels, result.faces, result, figures))
 
-    def watch_results(self, count, limit_s=20.0):
+    def watch_results(self, count, limit_s=LIMIT_S):
         wanted = len(self.results) + count
         self.watch(lambda: len(self.results) >= wanted, limit_s)
 
-    def recover(self, limit_s=20.0):
+    def recover(self, limit_s=LIMIT_S):
         """Until the camera was reopened and gives frames; the longest gap is printed."""
         before = self.restarts("camera")
         self.watch(lambda: self.restarts("camera") > before, limit_s)
@@ -146,9 +158,9 @@ def open_csi():
         ("NVSTUB_FAULT", "identity error-after=20"),
         ("NVSTUB_FAULT", "identity eos-after=20"),
         ("NVSTUB_HANG", "20"),
-        ("NVSTUB_HANG", "20:1.5"),
+        ("NVSTUB_HANG", "20:{}".format(seconds(1.0, 3.0))),
     ],
-    ids=["error on the bus", "ends by itself", "silent for ever", "silent for 1.5 s"],
+    ids=["error on the bus", "ends by itself", "silent for ever", "silent for a while"],
 )
 def test_a_camera_that_fails_is_reopened(nvstub, monkeypatch, model, variable, value):
     monkeypatch.setenv(variable, value)
@@ -156,7 +168,7 @@ def test_a_camera_that_fails_is_reopened(nvstub, monkeypatch, model, variable, v
         rig.watch_results(1)
         monkeypatch.delenv(variable)  # the next camera is sound
         rig.recover()
-    assert rig.gap_s < 10
+    assert rig.gap_s < 15
 
 
 def test_a_program_without_a_camera_waits_for_it(nvstub, monkeypatch, model):
@@ -173,7 +185,7 @@ def test_a_program_without_a_camera_waits_for_it(nvstub, monkeypatch, model):
 
 def test_a_camera_that_stays_away_ends_the_pipeline(nvstub, monkeypatch, model):
     monkeypatch.setenv("NVSTUB_FAULT", "identity eos-after=20")
-    with Rig(model, open_csi, give_up_s=2.0) as rig:
+    with Rig(model, open_csi, give_up_s=seconds(2.0, 25.0)) as rig:
         rig.watch_results(1)
         monkeypatch.setenv("NVSTUB_CAMERAS", "0")
         with pytest.raises(
@@ -225,7 +237,7 @@ def test_a_camera_daemon_that_hangs_is_restarted(nvstub, monkeypatch, model, dae
         with Rig(model, open_csi, DaemonRestart(6, path)) as rig:
             rig.watch_results(5)
             daemon.signal(signal.SIGSTOP)
-            rig.recover(30.0)
+            rig.recover()
     finally:
         manager.ended.set()
         manager.join()
@@ -244,7 +256,9 @@ def test_a_usb_camera_pulled_and_put_back(gstreamer, model, daemon, tmp_path):
     def make():
         if not os.path.exists(node):
             return open_camera(CSI._replace(source="v4l2://" + node))  # says that it is not there
-        return GStreamerCamera("v4l2://" + node, launch._replace(text=text, properties={}), 0.3)
+        return GStreamerCamera(
+            "v4l2://" + node, launch._replace(text=text, properties={}), CSI.timeout_s
+        )
 
     def plug():
         daemon.start()
@@ -292,7 +306,7 @@ def test_a_network_camera_that_comes_and_goes(gstreamer, model):
             server.wait()
             server.stdout.close()
             server, _ = start_rtsp_server(port)
-            rig.recover(30.0)
+            rig.recover()
     finally:
         server.kill()
         server.wait()
@@ -318,18 +332,17 @@ def test_another_size_and_rate_in_mid_stream(gstreamer, model, tmp_path):
 
     part = "videotestsrc is-live=true num-buffers={} ! video/x-raw, width={}, height={}, framerate={}/1 ! "
     line = "gst://concat name=both {}both. {}both. both.".format(
-        part.format(20, 160, 96, 30), part.format(60, 321, 242, 15)
+        part.format(30, 160, 96, 30), part.format(60, 321, 242, 15)
     )
     clip = str(tmp_path / "a.mp4")
-    with Rig(model, lambda: open_camera(CSI._replace(source=line, timeout_s=2.0))) as rig:
-        rig.watch_results(1)
-        web = WebDisplay(WebSettings(port=0), rig.detector, rig.pipeline.camera)
-        with Displays([("clip", lambda: FileDisplay(clip)), ("web", lambda: web)]) as rig.display:
-            rig.watch(lambda: rig.results and rig.results[-1][1] == (321, 242))
-            visitor = Visitor(web.url + "/snapshot.jpg")
-            visitor.start()
-            rig.watch(lambda: visitor.jpeg)
-            rig.watch(lambda: [size for _, size in rig.results].count((321, 242)) > 8)
+    rig = Rig(model, lambda: open_camera(CSI._replace(source=line, timeout_s=2.0)))
+    web = WebDisplay(WebSettings(port=0), rig.detector, rig.pipeline.camera)
+    with Displays([("clip", lambda: FileDisplay(clip)), ("web", lambda: web)]) as rig.display, rig:
+        rig.watch(lambda: rig.results and rig.results[-1][1] == (321, 242))
+        visitor = Visitor(web.url + "/snapshot.jpg")
+        visitor.start()
+        rig.watch(lambda: visitor.jpeg)
+        rig.watch(lambda: [size for _, size in rig.results].count((321, 242)) > 8)
     jpeg = cv2.imdecode(np.frombuffer(visitor.jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert jpeg.shape == (242, 321, 3)
     assert [size for _, size in rig.results][0] == (160, 96)
@@ -356,10 +369,10 @@ class StuckDetector(OnnxDetector):
 
 def test_a_detector_that_hangs_ends_the_program(nvstub, model):
     detector = StuckDetector(DetectorSettings(model=model, threads=1))
-    with Rig(model, open_csi, detector=detector, detector_s=1.0) as rig:
+    with Rig(model, open_csi, detector=detector, detector_s=seconds(1.0, 10.0)) as rig:
         rig.display = DetectorWatch(rig.meter, rig.settings)
         started = time.monotonic()
-        with pytest.raises(StageError, match="detector stage: has answered nothing for 1 s"):
+        with pytest.raises(StageError, match="detector stage: has answered nothing for 10? s"):
             rig.watch(lambda: False)
         print("noticed {:.1f} s after the start".format(time.monotonic() - started))
         assert rig.pipeline.stop() == ["detector"]  # so that the process leaves by os._exit
