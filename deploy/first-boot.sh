@@ -25,7 +25,7 @@ put() { # PATH MODE: standard input becomes the file, whole or not at all
 
 host_keys() { # of this card alone; a power cut may have left empty ones
   for key in /etc/ssh/ssh_host_*_key; do
-    [ -s "$key" ] && [ -s "$key.pub" ] || rm -f "$key" "$key.pub"
+    if [ ! -s "$key" ] || [ ! -s "$key.pub" ]; then rm -f "$key" "$key.pub"; fi
   done
   ls /etc/ssh/ssh_host_*_key >/dev/null 2>&1 && return 0
   ssh-keygen -A >/dev/null
@@ -48,12 +48,13 @@ login() { # a user with the key of the image, who needs no password and has none
   install -d -m 700 -o "$user" -g "$user" "$home" "$home/.ssh"
   put "$home/.ssh/authorized_keys" 600 <"$here/authorized_keys"
   chown "$user:$user" "$home/.ssh/authorized_keys"
+  mkdir -p /etc/sudoers.d
   printf '%s ALL=(ALL) NOPASSWD: ALL\n' "$user" | put /etc/sudoers.d/edge-app-login 440
   say "$user logs in with the key $(ssh-keygen -l -f "$here/authorized_keys" | cut -d' ' -f2)"
 }
 
 name() { # of the host, from the serial number of the board, else from its network address
-  serial=$(tr -d '\0' </proc/device-tree/serial-number 2>/dev/null | tr 'A-Z' 'a-z' | tr -cd 'a-z0-9' || true)
+  serial=$(tr -d '\0' </proc/device-tree/serial-number 2>/dev/null | tr "[:upper:]" "[:lower:]" | tr -cd "[:alnum:]" || true)
   if [ -z "$serial" ]; then
     for card in /sys/class/net/*/device; do
       serial=$(tr -d ':\n' <"$(dirname "$card")/address" 2>/dev/null) && break
@@ -81,7 +82,7 @@ grow() { # the partition of / up to the end of the card, then its file system
     # sfdisk writes the copy at the end first and the one at the start last, so there always is a valid one.
     sfdisk --dump "/dev/$disk" >"$here/partitions"
     sed -e '/^last-lba:/d' -e "/^\/dev\/$part /s/size=[^,]*,//" "$here/partitions" |
-      sfdisk --quiet --no-reread --force "/dev/$disk"
+      sfdisk --quiet --no-reread --force --wipe never --wipe-partitions never "/dev/$disk"
     sync
     partx --update --nr "$number" "/dev/$disk"
   fi
