@@ -107,7 +107,7 @@ class _Work(threading.Thread):
 
 
 class RecoveringCamera(Camera):
-    """A camera around fresh cameras: what fails is closed, and after a pause the next one is opened.
+    """A camera around fresh cameras: a live one that fails is closed, and after a pause the next is opened.
 
     ``read`` gives ``None`` meanwhile, in its usual time, so that the pipeline can always stop. Before the
     first frame since the start it waits for ever; later it raises when ``settings.give_up_s`` have passed
@@ -204,6 +204,7 @@ class RecoveringCamera(Camera):
             self._camera = self._camera or work.camera
         camera, self._camera = self._camera, None
         if camera is not None:
+            camera.stop_s = _STOP_S
             camera.close()
             self._keep_count(camera)
             self.stuck = self.stuck or camera.stuck
@@ -223,6 +224,7 @@ class RecoveringCamera(Camera):
         """On a thread of its own."""
         camera = self._fresh or self._take(self._make())
         self._fresh = None
+        camera.stop_s = _LET_GO_S
         try:
             camera.__enter__()
         except CameraError:
@@ -234,7 +236,6 @@ class RecoveringCamera(Camera):
 
     def _let_go(self, camera: Camera) -> None:
         """On a thread of its own."""
-        camera.stop_s = _LET_GO_S
         camera.close()
         if camera.stuck:
             self.stuck = True
@@ -284,7 +285,9 @@ class RecoveringCamera(Camera):
         self._fail(error)
 
     def _fail(self, error: CameraError) -> None:
-        """Decide what comes after a failure."""
+        """Decide what comes after a failure; of a file there is nothing to wait for."""
+        if not self.live:
+            raise error
         now = self._clock()
         self._failures += 1
         self._reason = str(error)

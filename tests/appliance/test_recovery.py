@@ -282,6 +282,15 @@ def test_what_is_not_a_dead_camera_passes(error):
         Rig([error])
 
 
+def test_a_file_is_not_read_from_its_start_again():
+    rig = Rig([(4, CameraError("a.mp4: no frame for 10.0 s"))])
+    rig.camera.live = False
+    with rig.camera:
+        with pytest.raises(CameraError, match="a.mp4: no frame"):
+            rig.read(10)
+    assert len(rig.opened) == 1
+
+
 def test_a_stand_in_for_the_camera_is_refused():
     rig = Rig([(4, "fails")], name="v4l2:///dev/video0")
     with rig.camera:
