@@ -49,12 +49,12 @@ free_kib() { # FOLDER: of the file system it is, or will be, on
 has_packages() { [ -e "$base/packages/$1/complete" ]; }
 
 source_of() { # SUM PATH: a file of a release that is here and has this content
+  for found in "$base"/packages/*/.wheels/"$1"; do
+    [ ! -e "$found" ] || { say "$found" && return; }
+  done
   for manifest in "$base"/releases/*/manifest; do
-    [ -e "$(dirname "$manifest")/complete" ] || continue
-    if grep -qxF "$1  $2" "$manifest"; then
-      say "$(dirname "$manifest")/$2"
-      return
-    fi
+    found=$(dirname "$manifest")/$2
+    if [ -e "$found" ] && grep -qxF "$1  $2" "$manifest"; then say "$found" && return; fi
   done
 }
 
@@ -164,6 +164,8 @@ install_packages() { # FOLDER: the wheels it needs, once for all releases that n
   for pip in "$@"; do case $pip in */pip-*) break ;; esac done
   "$python" "$pip/pip" --disable-pip-version-check -q install --no-index --no-deps --no-warn-script-location \
     --target "$place" "$@" 2>&1 || die 2 "the packages of $name could not be installed"
+  mkdir "$place/.wheels" # they stay, by their sums: the next release needs most of them again
+  for wheel in "$@"; do mv "$wheel" "$place/.wheels/$(sha256sum "$wheel" | cut -d' ' -f1)"; done
   sync_folder "$place"
   : >"$place/complete"
 }
@@ -298,7 +300,6 @@ switch_to() { # NAME: units, links, restart; true when it is healthy
   sync_folder "$base"
   systemctl reset-failed "$unit" 2>/dev/null || true
   systemctl stop edge-app-again.timer 2>/dev/null || true
-  since=$(date +%s)
   systemctl restart --no-block "$unit" || { why="systemd refuses to start it" && return 1; }
   healthy
 }
@@ -311,15 +312,17 @@ healthy() { # first frame within START_S, then frames at RATE_HZ for HEALTH_S; s
     [ "$(date +%s)" -lt "$deadline" ] || { why="no frame within $START_S s: $(show StatusText)" && return 1; }
     sleep 0.5
   done
+  first=$(show StatusText) # of one frame; it says nothing of a rate
   watched=0 fed=$(show WatchdogTimestampMonotonic) silent=0
-  while [ "$watched" -lt "$HEALTH_S" ] || { [ -z "$rate" ] && [ "$watched" -lt $((HEALTH_S + 10)) ]; }; do
+  while [ "$watched" -lt "$HEALTH_S" ] || { [ -z "$rate" ] && [ "$watched" -lt $((HEALTH_S + 15)) ]; }; do
     sleep 1
     watched=$((watched + 1))
     died && return 1
     now=$(show WatchdogTimestampMonotonic)
     if [ "$now" = "$fed" ]; then silent=$((silent + 1)); else silent=0 fed=$now; fi
     [ "$silent" -lt 5 ] || { why="it has not looked at a frame for $silent s: $(show StatusText)" && return 1; }
-    rate=$(show StatusText | sed -n 's/.*detect \([0-9.]*\) fps.*/\1/p')
+    said=$(show StatusText)
+    [ "$said" = "$first" ] || rate=$(say "$said" | sed -n 's/.*detect \([0-9.]*\) fps.*/\1/p')
   done
   [ -n "$rate" ] || { why="it does not say how many frames it looks at: $(show StatusText)" && return 1; }
   awk "BEGIN { exit !($rate >= $RATE_HZ) }" ||
@@ -339,10 +342,13 @@ died() {
 }
 
 last_words() { # of the service since it was started for the last time
-  journalctl -u "$unit" --since "@$since" -n 12 -o cat --no-pager 2>/dev/null | sed 's/^/  | /' || true
+  invocation=$(show InvocationID)
+  journalctl "_SYSTEMD_INVOCATION_ID=$invocation" + "INVOCATION_ID=$invocation" -n 12 -o cat --no-pager 2>/dev/null |
+    sed 's/^/  | /' || true
 }
 
-go_back() { # NAME: after a failed switch; never returns
+go_back() { # NAME: after a failed switch, with what was previous before it in older; never returns
+  if [ -n "$older" ]; then point previous "$older"; else rm -f "$base/previous"; fi
   if [ -z "$1" ] || [ ! -e "$base/releases/$1/complete" ]; then
     systemctl stop "$unit" 2>/dev/null || true
     rm -f "$base/current"
@@ -370,6 +376,7 @@ prune() { # all but KEEP releases, never the current or the previous one; then p
 
 do_install() { # ARCHIVE [CONFIG]
   old=$(target_of current)
+  older=$(target_of previous)
   unpack "$1"
   prepare_device
   install_config "$release" "${2:-}"
@@ -387,12 +394,13 @@ do_install() { # ARCHIVE [CONFIG]
   fi
   failure="$name: $why"
   last_words
-  if [ "$name" = "$old" ]; then old=$(target_of previous); fi
+  if [ "$name" = "$old" ]; then old=$older older=; fi
   go_back "$old"
 }
 
 do_rollback() { # [NAME]
   old=$(target_of current)
+  older=$(target_of previous)
   name=${1:-$(target_of previous)}
   [ -n "$name" ] || die 2 "there is no release before ${old:-this} on this device"
   case $name in */* | .*) die 2 "'$name' is not a release" ;; esac

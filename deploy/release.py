@@ -50,17 +50,20 @@ class Pin(NamedTuple):
     sha256: str
 
 
-def build(target: Target, folder: str = FOLDER, name: str = "") -> str:
+def build(
+    target: Target, folder: str = FOLDER, name: str = "", wheels: Optional[Sequence[str]] = None
+) -> str:
     """Build the release of one target; its path.
 
     Args:
         folder: gets the archive; wheels are kept in ``wheels/`` below the project's own.
         name: of the release; by default the version and where git is.
+        wheels: paths of those it needs; by default those of the lock file.
 
     Raises:
         ReleaseError: something it needs is missing or is not what the lock file says.
     """
-    wheels = fetch_wheels(target)
+    wheels = fetch_wheels(target) if wheels is None else wheels
     name = name or release_name()
     epoch = source_date()
     os.makedirs(folder, exist_ok=True)
@@ -79,16 +82,16 @@ def build(target: Target, folder: str = FOLDER, name: str = "") -> str:
 
 def write_card(tree: str, target: Target, name: str) -> None:
     """Write what a release is, and how much room it takes, beside its files."""
-    wheels = [os.path.join(tree, "wheels", wheel) for wheel in sorted(os.listdir(os.path.join(tree, "wheels")))]
+    paths = [os.path.join(tree, path) for path in files_below(tree)]
+    wheels = [path for path in paths if os.path.basename(os.path.dirname(path)) == "wheels"]
     digest = hashlib.sha256("".join(sha256_of(wheel) for wheel in wheels).encode()).hexdigest()
-    own = sum(os.path.getsize(os.path.join(tree, path)) for path in files_below(tree))
     lines = {
         "name": name,
         "target": target.name,
         "python": target.python,
         "machine": target.machine,
         "packages": digest[:16],
-        "kib": own // 1024,
+        "kib": sum(os.path.getsize(path) for path in paths) // 1024,
         "packages_kib": sum(_unpacked_bytes(wheel) for wheel in wheels) // 1024,
     }
     with open(os.path.join(tree, CARD), "w", encoding="utf-8") as file:

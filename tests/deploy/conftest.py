@@ -1,0 +1,23 @@
+"""What the tests of deployment share: the project on the path, and a release that is built once."""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+for _place in (ROOT, ROOT / "tests" / "box", ROOT / "tests" / "deploy"):
+    if str(_place) not in sys.path:
+        sys.path.insert(0, str(_place))
+
+from needs import require  # noqa: E402
+
+from deploy import release  # noqa: E402
+from deploy.targets import TARGETS  # noqa: E402
+
+
+def build_or_skip(target, folder, name):
+    """A real release; without network and without kept wheels there is none."""
+    try:
+        return release.build(TARGETS[target], str(folder), name)
+    except release.ReleaseError as error:
+        require("download failed" not in str(error), "the wheels of {} ({})".format(target, error))
+        raise
