@@ -19,7 +19,7 @@ from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 from urllib.parse import quote, unquote
 
 from edge_app import __version__, config
-from edge_app.appliance import doctor
+from edge_app.appliance import doctor, report
 from edge_app.appliance.machine import SERVICE, Machine
 from edge_app.appliance.probe import command
 from edge_app.config import LoadedSettings
@@ -186,9 +186,9 @@ def _collect(loaded: LoadedSettings, root: str) -> List[Part]:
     findings = doctor.run_checks(loaded, root)
     parts = [
         Part(
-            "doctor.json", json.dumps(doctor.as_dict(findings), indent=1), "edge-app check --json"
+            "doctor.json", json.dumps(report.as_dict(findings), indent=1), "edge-app check --json"
         ),
-        Part("doctor.txt", doctor.table(findings, 100), "the same as a table"),
+        Part("doctor.txt", report.table(findings, 100), "the same as a table"),
         Part("settings.yaml", _settings(loaded), "the settings in force, and where each is from"),
         Part("versions.json", json.dumps(_versions(machine), indent=1), "of the software here"),
         _said("python-packages.txt", [sys.executable, "-m", "pip", "freeze"]),

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Set
 from urllib.parse import urlsplit
 
 from edge_app import launch
-from edge_app.appliance.checks_program import program
+from edge_app.appliance.cures import program
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
 from edge_app.appliance.machine import SERVICE_USER, Machine, Process
 from edge_app.appliance.probe import ask

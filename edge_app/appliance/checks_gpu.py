@@ -4,7 +4,7 @@ import os
 import sys
 from typing import List
 
-from edge_app.appliance.checks_program import program, setup_command
+from edge_app.appliance.cures import program, setup_command
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
 from edge_app.appliance.machine import Machine
 from edge_app.appliance.probe import ask

@@ -6,16 +6,16 @@ import re
 import sys
 from typing import List
 
-import edge_app
+from edge_app.appliance import cures
+from edge_app.appliance.cures import program, setup_command
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
 from edge_app.appliance.machine import CONFIG, Machine
-from edge_app.appliance.probe import Probed, ask
+from edge_app.appliance.preflight import look_at_numpy
+from edge_app.appliance.probe import ask
 from edge_app.card import card_path, load_card, verify_model
 from edge_app.config import LoadedSettings, Settings
 from edge_app.errors import CardError
 
-_PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(edge_app.__file__)))
-_ARMV8 = "OPENBLAS_CORETYPE=ARMV8"
 _SYSTEM_PACKAGES = "/usr/lib/python3"  # where apt's Python packages lie
 _ORDER = (
     "numpy",
@@ -27,20 +27,6 @@ _ORDER = (
     "aiohttp",
 )  # as in a run
 _SLOW_S = 60.0  # a cold SD card
-
-
-def setup_command(package: str) -> str:
-    """What installs a missing Python package: of a checkout ``make setup``, else pip."""
-    if os.path.exists(os.path.join(_PROJECT, "Makefile")):
-        return "make -C {} setup".format(_PROJECT)
-    return "{} -m pip install {}".format(sys.executable, package)
-
-
-def program(arguments: str) -> str:
-    """A command line of this program that can be pasted anywhere."""
-    beside = os.path.join(os.path.dirname(sys.executable), "edge-app")
-    name = beside if os.path.exists(beside) else "{} -m edge_app".format(sys.executable)
-    return "{} {}".format(name, arguments)
 
 
 def settings(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
@@ -87,26 +73,8 @@ def python(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
 
 
 def numpy(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
-    """Does it load and multiply? On a Nano, 1.19.5 ends with an illegal instruction."""
-    probed = ask("numpy")
-    if probed.facts:
-        return [ok("numpy", "{version} ({path})".format(**probed.facts))]
-    if probed.crashed and ask("numpy", environment=[_ARMV8]).facts:
-        text = (
-            "loading it ends the process ({}): its OpenBLAS takes this processor for another one. "
-            "Say which it is, for this shell and for all that start after a reboot".format(
-                probed.problem
-            )
-        )
-        fix = "export {0}\necho {0} | sudo tee -a /etc/environment".format(_ARMV8)
-        return [failure("numpy", text, fix)]
-    return [failure("numpy", "does not load: " + probed.problem, _numpy_fix(probed))]
-
-
-def _numpy_fix(probed: Probed) -> str:
-    if probed.crashed:
-        return "{} -m pip install --force-reinstall 'numpy<1.19.5'".format(sys.executable)
-    return setup_command("numpy")
+    """Does it load and multiply?"""
+    return [look_at_numpy()]
 
 
 def opencv(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
@@ -180,10 +148,10 @@ def model(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
 
 def model_fix(settings: Settings) -> str:
     """How to get model and card afresh."""
-    if os.path.exists(os.path.join(_PROJECT, ".git")) and settings.detector.model.startswith(
-        _PROJECT
+    if os.path.exists(os.path.join(cures.PROJECT, ".git")) and settings.detector.model.startswith(
+        cures.PROJECT
     ):
-        return "git -C {} checkout engines/".format(_PROJECT)
+        return "git -C {} checkout engines/".format(cures.PROJECT)
     return "ls -l {}".format(os.path.dirname(settings.detector.model) or ".")
 
 

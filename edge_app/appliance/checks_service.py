@@ -5,7 +5,7 @@ import re
 import shutil
 from typing import Dict, List, Tuple
 
-from edge_app.appliance.checks_program import program, setup_command
+from edge_app.appliance.cures import program, setup_command
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
 from edge_app.appliance.machine import CONFIG, SERVICE, Machine
 from edge_app.appliance.probe import ask, command

@@ -4,17 +4,12 @@ A check is a function that looks at one thing and returns findings. It opens no 
 writes nothing, and what may crash or hang it leaves to a child process.
 """
 
-import getpass
 import json
-import os
 import shutil
 import sys
-import textwrap
 import threading
-import time
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from typing import Callable, List, NamedTuple, Sequence
 
-from edge_app import __version__
 from edge_app.appliance import (
     checks_camera,
     checks_gpu,
@@ -22,15 +17,15 @@ from edge_app.appliance import (
     checks_program,
     checks_service,
 )
-from edge_app.appliance.finding import FAILURE, NOT_NEEDED, OK, STATES, WARNING, Finding, warning
+from edge_app.appliance.cures import program
+from edge_app.appliance.finding import FAILURE, Finding, warning
 from edge_app.appliance.machine import Machine
+from edge_app.appliance.report import as_dict, table
 from edge_app.config import LoadedSettings
 
 Check = Callable[[LoadedSettings, Machine], List[Finding]]
 
 LIMIT_S = 240.0  # for one check: four children that hang, and some
-_LABELS = {OK: "ok", NOT_NEEDED: "unneeded", WARNING: "WARNING", FAILURE: "FAILURE"}
-_INDENT = " " * 10
 
 
 class Topic(NamedTuple):
@@ -138,7 +133,7 @@ def _bounded(
             found.append(one(loaded, machine))
         except Exception as error:  # a check must not keep us from the others
             text = "this check failed itself: {}: {}".format(type(error).__name__, error)
-            found.append([warning(name, text, checks_program.program("check --json"))])
+            found.append([warning(name, text, program("check --json"))])
 
     thread = threading.Thread(target=run, name="check", daemon=True)  # it may hang in a dead disk
     thread.start()
@@ -147,85 +142,6 @@ def _bounded(
         return found[0]
     text = "no answer within {:g} s: a disk, a network or a driver hangs".format(limit_s)
     return [warning(name, text, "sudo dmesg | tail -30")]
-
-
-def as_dict(findings: Sequence[Finding]) -> Dict[str, Any]:
-    """For ``--json`` and the support archive."""
-    return {
-        "version": __version__,
-        "user": _user(),
-        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "counts": {state: _count(findings, state) for state in STATES},
-        "findings": [dict(finding._asdict(), fix=finding.fix.splitlines()) for finding in findings],
-    }
-
-
-def _count(findings: Sequence[Finding], state: str) -> int:
-    return sum(finding.state == state for finding in findings)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.geteuid())
-
-
-def table(findings: Sequence[Finding], width: int) -> str:
-    """For a person: what is fine in one line each, then what is not, the worst last, with its cure.
-
-    Args:
-        width: of the terminal, in characters; commands are never broken.
-    """
-    width = max(60, width)
-    lines = ["edge-app {} as {}".format(__version__, _user()), ""]
-    fine = [(one.name, one.seen) for one in findings if one.state == OK]
-    column = max([len(name) for name, _ in fine] or [0])
-    lines += [_row(OK, name.ljust(column + 1), seen, width) for name, seen in fine]
-    reasons: Dict[str, List[str]] = {}
-    for one in findings:
-        if one.state == NOT_NEEDED:
-            reasons.setdefault(one.seen, []).append(one.name)
-    lines += [""] if reasons else []
-    lines += [
-        _row(NOT_NEEDED, ", ".join(names) + ":", seen, width) for seen, names in reasons.items()
-    ]
-    for state in (WARNING, FAILURE):
-        for one in (finding for finding in findings if finding.state == state):
-            lines += ["", _row(state, one.name + ":", one.seen, width)]
-            lines += ["{}    {}".format(_INDENT, line) for line in one.fix.splitlines()]
-    return "\n".join(lines + ["", _verdict(findings)])
-
-
-def _row(state: str, name: str, seen: str, width: int) -> str:
-    head = "{:<10}{} ".format(_LABELS[state], name)
-    return textwrap.fill(
-        seen,
-        width,
-        initial_indent=head,
-        subsequent_indent=" " * len(head) if state == OK else _INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _verdict(findings: Sequence[Finding]) -> str:
-    """The last line: how bad it is, and where to begin."""
-    failures = [finding for finding in findings if finding.state == FAILURE]
-    warnings = _count(findings, WARNING)
-    if not failures and not warnings:
-        return "Everything that is needed here is fine."
-    counted = "{} failure{}, {} warning{}.".format(
-        len(failures) or "No",
-        "" if len(failures) == 1 else "s",
-        warnings or "no",
-        "" if warnings == 1 else "s",
-    )
-    if not failures:
-        return counted + " The program will run. The indented lines are the cures, to paste."
-    return "{} Begin with {}. The indented lines are the cures, to paste.".format(
-        counted, failures[0].name
-    )
 
 
 def _progress(topic: str) -> None:

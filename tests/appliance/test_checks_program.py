@@ -8,20 +8,11 @@ import sys
 import pytest
 from trees import NANO, library, loaded, machine
 
-from edge_app.appliance import checks_program, probe
+from edge_app.appliance import checks_program, cures, probe
 from edge_app.appliance.finding import FAILURE, NOT_NEEDED, OK, WARNING
 from edge_app.config import Given, Settings, resolve
 
 MODEL = Settings().detector.model
-ILLEGAL = """
-import os, signal
-if os.environ.get("OPENBLAS_CORETYPE") != "ARMV8":
-    os.kill(os.getpid(), signal.SIGILL)
-__version__, float32 = "1.19.5", float
-class ones:
-    def __init__(self, shape, kind): pass
-    def dot(self, other): return {(0, 0): 64.0}
-"""
 
 
 def only(findings):
@@ -42,20 +33,6 @@ def test_what_is_installed_here_is_fine(tmp_path):
         assert only(check(loaded(), here)).state == OK, check(loaded(), here)
 
 
-def test_an_illegal_instruction_in_numpy_is_told_with_what_helps(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", library(tmp_path, "numpy", ILLEGAL))
-    found = only(checks_program.numpy(loaded(), machine(tmp_path, NANO)))
-    assert found.state == FAILURE and "SIGILL" in found.seen
-    assert found.fix.startswith("export OPENBLAS_CORETYPE=ARMV8\n")
-
-
-def test_a_numpy_that_nothing_helps_is_replaced(tmp_path, monkeypatch):
-    crash = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
-    monkeypatch.setenv("PYTHONPATH", library(tmp_path, "numpy", crash))
-    found = only(checks_program.numpy(loaded(), machine(tmp_path)))
-    assert "SIGSEGV" in found.seen and found.fix.endswith("'numpy<1.19.5'")
-
-
 @pytest.mark.parametrize(
     "problem, cure",
     [
@@ -69,9 +46,7 @@ def test_a_numpy_that_nothing_helps_is_replaced(tmp_path, monkeypatch):
     ],
 )
 def test_an_opencv_that_does_not_load(tmp_path, monkeypatch, problem, cure):
-    monkeypatch.setattr(
-        checks_program, "_PROJECT", str(tmp_path)
-    )  # as installed, without a Makefile
+    monkeypatch.setattr(cures, "PROJECT", str(tmp_path))  # as installed, without a Makefile
     folder = library(tmp_path, "cv2", "raise ImportError({!r})".format(problem))
     monkeypatch.setenv("PYTHONPATH", folder)
     found = only(checks_program.opencv(loaded(), machine(tmp_path)))
@@ -132,7 +107,7 @@ def test_the_services_settings_are_recommended(tmp_path):
 
 
 def test_a_pasted_command_runs_this_program():
-    assert os.access(checks_program.program("check").split()[0], os.X_OK)
+    assert os.access(cures.program("check").split()[0], os.X_OK)
 
 
 def test_a_child_that_hangs_is_ended(tmp_path):

@@ -5,7 +5,14 @@ import threading
 
 from trees import NANO, loaded, machine
 
-from edge_app.appliance import checks_camera, checks_gpu, checks_program, checks_service, doctor
+from edge_app.appliance import (
+    checks_camera,
+    checks_gpu,
+    checks_program,
+    checks_service,
+    doctor,
+    report,
+)
 from edge_app.appliance.finding import STATES, failure, not_needed, ok, warning
 from edge_app.appliance.probe import Probed
 
@@ -63,7 +70,7 @@ def test_the_worst_comes_last_and_commands_are_never_broken():
         warning("fifth", "thin", long_command),
         failure("sixth", "gone", "buy"),
     ]
-    text = doctor.table(findings, 60)
+    text = report.table(findings, 60)
     places = [
         text.index(word) for word in ("second", "third, fourth: no", "fifth:", "first:", "sixth:")
     ]
