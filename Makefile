@@ -12,9 +12,19 @@ SIZE         ?= 320x320
 OUT          ?= runs/export
 DATA         ?= ../shared/data
 ARGS         ?=
+# Devices: HOSTS="nano-1 user@nano-2" or INVENTORY=fleet.yaml; the rest as deploy/README.md says.
+HOSTS        ?=
+INVENTORY    ?=
+TARGETS      ?=
+IMG          ?= out/edge-app-sd.img
 
 run    := .venv/bin/python -m edge_app
 needs  := deploy/requirements
+tools   = .venv-deploy/bin/python
+fleet   = $(tools) -m deploy.fleet
+devices = $(HOSTS) $(if $(INVENTORY),--inventory $(INVENTORY)) $(if $(GROUP),--group $(GROUP))
+careful = $(if $(CANARY),--canary $(CANARY)) $(if $(WAVE),--wave $(WAVE)) $(if $(MAX_FAIL),--max-fail $(MAX_FAIL)) $(if $(RELEASE),--release $(RELEASE))
+as_root = $(if $(filter-out 0,$(shell id -u)),sudo)
 jetson := $(wildcard /etc/nv_tegra_release)
 # What a program needs here: on a Jetson JetPack brings most of it, and Python 3.6 has pins of its own.
 ifneq ($(jetson),)
@@ -23,10 +33,11 @@ else
 app    := $(needs)/app.txt $(needs)/gstreamer.txt
 endif
 
-.PHONY: help setup demo run bench test test36 test-training train evaluate export engine gpu-test soak clean
+.PHONY: help setup demo run bench check test test36 test-training train evaluate export engine gpu-test soak \
+    release provision deploy status rollback logs image flash test-device clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: ## prepare .venv (demo and test do this themselves)
 	@sh deploy/system-packages.sh run
@@ -45,12 +56,17 @@ bench: setup ## measure every stage on a 1280x720 clip
 	@[ -f build/bench.mp4 ] || .venv/bin/python -m edge_app.scene build/bench.mp4
 	$(run) bench --source build/bench.mp4 $(ARGS)
 
+check: setup ## look whether everything here fits together, and say what to do where it does not
+	$(run) check $(ARGS)
+
 test: ## all tests, on this Python and on 3.6
 	@sh deploy/system-packages.sh test
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy || [ -z "$$EDGE_APP_CI" ]
 	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
 	.venv/bin/python -m pytest $(ARGS)
 	.venv/bin/python -m pytest tests/nvidia $(ARGS)
+	.venv/bin/python -m pytest tests/systemd tests/deploy $(ARGS)
 	@$(MAKE) --no-print-directory test36
 ifdef EDGE_APP_CI
 	@$(MAKE) --no-print-directory test-training ARGS='-m "not slow" $(ARGS)'
@@ -99,5 +115,41 @@ soak: setup ## an hour of the program left alone, looked at from outside; SOAK_S
 	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
 	SOAK_SECONDS=$(SOAK_SECONDS) .venv/bin/python -m pytest -s tests/test_soak.py $(ARGS)
 
+release: ## build build/release/*.tar, the same bytes every time; TARGETS="cp36-aarch64 cp310-aarch64 ..."
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
+	$(tools) -m deploy.release $(TARGETS)
+
+provision: ## make machines ready for it, once: HOSTS="nano-1 nano-2" or INVENTORY=fleet.yaml
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
+	$(fleet) provision $(devices) $(ARGS)
+
+deploy: ## bring a release to HOSTS or INVENTORY; CANARY=1 WAVE=10% MAX_FAIL=0
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
+	$(fleet) deploy $(devices) $(careful) $(ARGS)
+
+status: ## what runs on HOSTS or INVENTORY
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
+	$(fleet) status $(devices) $(ARGS)
+
+rollback: ## the release before, on HOSTS or INVENTORY; TO=0.1.0-... names another
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
+	$(fleet) rollback $(devices) $(if $(TO),--to $(TO)) $(ARGS)
+
+logs: ## the last lines of the service's log on HOSTS or INVENTORY; LINES=50
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
+	$(fleet) logs $(devices) --lines $(or $(LINES),50) $(ARGS)
+
+image: ## RELEASE into a copy of NVIDIA's SD-card image: BASE=...zip RELEASE=...tar [KEY=...pub] [USER_NAME=nano] [IMG=...]
+	$(as_root) $(PYTHON) -m deploy.image "$(BASE)" --release "$(RELEASE)" $(if $(KEY),--key "$(KEY)") \
+	    $(if $(USER_NAME),--user "$(USER_NAME)") --out "$(IMG)" $(if $(ACCEPT_LICENSE),--accept-license) $(ARGS)
+
+flash: ## IMG onto an SD card and compared: DEVICE=/dev/sdX [IMG=...] [YES=1]
+	$(as_root) $(PYTHON) -m deploy.flash "$(IMG)" "$(DEVICE)" $(if $(YES),--yes) $(ARGS)
+
+test-device: ## image, card and first boot on an emulated Cortex-A57 (about half an hour)
+	@sh deploy/system-packages.sh test-device
+	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
+	.venv/bin/python -m pytest -s tests/device $(ARGS)
+
 clean: ## remove what was built here, environments included
-	rm -rf .venv .venv36 build out .pytest_cache
+	rm -rf .venv .venv36 .venv-deploy build out .pytest_cache

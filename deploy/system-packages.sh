@@ -2,6 +2,7 @@
 # Installs what pip cannot: GStreamer, its Python binding's headers, the screen for tests.
 #   sh deploy/system-packages.sh run      what the program needs
 #   sh deploy/system-packages.sh test     and what its tests need besides
+#   sh deploy/system-packages.sh test-device   and an emulated Nano
 # Without root or apt it says what is missing and goes on: the program then reads files and USB cameras by OpenCV.
 set -eu
 
@@ -9,12 +10,15 @@ run="python3-venv libgl1 libglib2.0-0 python3-dev python3-gi gcc pkg-config libg
  gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
  gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gir1.2-gst-rtsp-server-1.0"
 test="g++ libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev xvfb chromium
- mosquitto openssl faketime systemd-container mmdebstrap rsync openssh-client iproute2 procps"
+ mosquitto openssl faketime systemd-container mmdebstrap rsync openssh-client iproute2 procps fdisk e2fsprogs"
+
+device="qemu-system-arm ipxe-qemu qemu-user-static binfmt-support fdisk e2fsprogs cpio kmod device-tree-compiler"
 
 case "${1:-run}" in
   run) wanted=$run ;;
   test) wanted="$run $test" ;;
-  *) echo "usage: $0 run|test" >&2; exit 64 ;;
+  test-device) wanted="$run $test $device" ;;
+  *) echo "usage: $0 run|test|test-device" >&2; exit 64 ;;
 esac
 
 command -v dpkg-query >/dev/null || { echo "No dpkg here: install by hand what corresponds to: $wanted"; exit 0; }
