@@ -109,6 +109,7 @@ class Chromium:
         """Go to a page, in a window of this size."""
         self.resize(width, height, scheme)
         self.call("Page.navigate", url=url)
+        self.wait("document.readyState !== 'loading' && location.href !== 'about:blank'")
 
     def resize(self, width, height, scheme="dark"):
         """Give the window a size (CSS pixels) and a colour scheme; narrow ones are phones."""
@@ -132,7 +133,7 @@ class Chromium:
 
     def text(self):
         """What can be read on the page."""
-        return self.evaluate("document.body.innerText") or ""
+        return self.evaluate("document.body ? document.body.innerText : ''")
 
     def screenshot(self, whole=False):
         """The window, or the whole page, as (H, W, 3) BGR."""
