@@ -34,6 +34,7 @@ _PARTS = {
     "engines": "engines",
     "systemd": "systemd",
 }
+PLACES = _OURS + tuple(_PARTS) + ("deploy/locks",)  # of everything that makes a release what it is
 _NO_GIT_EPOCH = 1577836800  # of files when neither git nor SOURCE_DATE_EPOCH tells one
 _CACHED = "\nThe wheels are kept in build/release/wheels: with them there, no network is needed."
 
@@ -161,13 +162,12 @@ def release_name() -> str:
         found = re.search(r'__version__ = "([^"]+)"', file.read())
     if found is None:
         raise ReleaseError("edge_app/__init__.py has no __version__")
-    places = list(_OURS) + list(_PARTS) + ["deploy/locks"]
     number, commit = _git("rev-list", "--count", "HEAD"), _git("rev-parse", "--short=8", "HEAD")
     if not commit:
-        return "{}-d{}".format(found.group(1), _digest_of(places))
+        return "{}-d{}".format(found.group(1), _digest_of(PLACES))
     name = "{}-r{:05d}-g{}".format(found.group(1), int(number or "0"), commit)
-    changed = _git("status", "--porcelain", "--", *places)
-    return "{}-d{}".format(name, _digest_of(places)) if changed else name
+    changed = _git("status", "--porcelain", "--", *PLACES)
+    return "{}-d{}".format(name, _digest_of(PLACES)) if changed else name
 
 
 def _digest_of(places: Sequence[str]) -> str:
@@ -268,7 +268,9 @@ def _built_wheels(target: Target) -> List[str]:
 
 def _pip(arguments: List[str], environment: Optional[Dict[str, str]] = None) -> None:
     command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"] + arguments
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, env=environment, umask=0o022, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode:
         text = done.stdout.decode("utf-8", "replace").strip()[-2000:]
         hint = _CACHED if arguments[0] == "download" else ""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -17,7 +18,20 @@ NO_WHEELS = Target("cp399-" + os.uname().machine, "3.99", os.uname().machine, 36
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def project(tmp_path_factory):
+    """A copy of the project, without git: nobody works on it meanwhile."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in release.known_files(*release.PLACES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(str(ROOT / name), str(folder / name))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(release, "ROOT", str(folder))
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def small(project, tmp_path_factory):
     """A release without the wheels of others."""
     return release.build(NO_WHEELS, str(tmp_path_factory.mktemp("small")), "1.0.0", ())
 
