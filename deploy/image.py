@@ -29,7 +29,7 @@ import sys
 import tempfile
 from typing import NamedTuple, Optional
 
-from deploy.archive import ArchiveError, read_release
+from deploy.archive import ArchiveError, Release, read_release
 from deploy.image_file import PIECE_BYTES, ImageError, ImageFile
 from deploy.image_layout import LayoutError, Partition, holds_ext4, read_partitions
 from deploy.image_progress import Progress, in_words
@@ -41,7 +41,7 @@ ROOM_BYTES = 16 << 20  # left free in the root file system, besides the release
 FIRST_BOOT = "/opt/edge-app/first-boot"
 UNIT = "edge-app-first-boot.service"
 # What each board calls itself, and the revisions of release 32 that our program has a TensorRT for.
-BOARD, RELEASE, REVISIONS = "t210ref", "32", ("6", "7")
+BOARD, L4T, REVISIONS = "t210ref", "32", ("6", "7")
 AARCH64 = 183  # e_machine of its programs
 SSHD_LINES = """\
 # edge-app: keys only. The first line of a setting counts, so these stand before all others.
@@ -164,7 +164,7 @@ def make(wanted: Wanted) -> None:
         with mounted(half_made, app) as folder:
             system = System(folder)
             check_system(system)
-            check_release(system, release.path)
+            check_release(system, release)
             check_room(folder, os.path.getsize(release.path))
             check_license(system, wanted.license_accepted)
             put_in(system, wanted, key)
@@ -317,7 +317,7 @@ def check_system(system: System) -> None:
         )
     seen = text.split("\n")[0].strip()
     found = re.match(r"# R(\d+) \(release\), REVISION: (\d+)(?:\.\d+)*, .*BOARD: (\w+)", seen)
-    if not found or found.groups() not in [(RELEASE, one, BOARD) for one in REVISIONS]:
+    if not found or found.groups() not in [(L4T, one, BOARD) for one in REVISIONS]:
         raise ImageRefused(
             "APP holds L4T that this was not made for: {!r}. It takes L4T 32.6 and 32.7 (JetPack 4.6) for the "
             "Nano, board {}; other Jetsons are set up by make provision and make deploy.".format(
@@ -330,9 +330,8 @@ def check_system(system: System) -> None:
         raise ImageRefused("BASE has been through this before: start from NVIDIA's image.")
 
 
-def check_release(system: System, path: str) -> None:
+def check_release(system: System, release: Release) -> None:
     """Refuse a release for another Python or machine than the root file system has."""
-    release = read_release(path)
     python = os.path.basename(system.place("/usr/bin/python3"))
     machine = _machine_of(system.place("/usr/bin/python3"))
     version, _, wanted = release.target[len("cp") :].partition("-")
@@ -340,7 +339,7 @@ def check_release(system: System, path: str) -> None:
     if python != wanted_python or machine != wanted:
         raise ImageRefused(
             "{} is for {} on {}, the device has {} on {}. make release builds others.".format(
-                path, wanted_python, wanted, python, machine
+                release.path, wanted_python, wanted, python, machine
             )
         )
 

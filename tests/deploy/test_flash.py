@@ -63,8 +63,7 @@ def write(image, device, *more, answer=None):
     done = subprocess.run(
         [sys.executable, "-m", "deploy.flash", str(image), str(device)] + list(more),
         cwd=ROOT,
-        stdin=subprocess.DEVNULL if answer is None else None,
-        input=answer,
+        input=answer or b"",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=60,

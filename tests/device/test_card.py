@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import CARD_MB, USER, next_release
+from factory import CARD_MB, USER, next_release
 from machine import SERIAL
 
 FIRST_BOOT_S = 2700.0
