@@ -165,15 +165,21 @@ def presence(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
         return [_file(source.partition("file://")[2] or source, machine)]
     if kind == "test" and loaded.settings.camera.source == "auto":
         fix = "lsusb\nls -l /dev/video*"
-        text = "none found, so auto takes the generated scene test://"
-        return [warning("camera", text + "; is one plugged in?", fix)]
+        text = (
+            "none found, so auto takes the generated scene. Plug one in; this lists what is there"
+        )
+        return [warning("camera", text, fix)]
     return []
 
 
 def _usb(device: str, machine: Machine) -> Finding:
     there = [name for name in machine.names("dev") if re.match(r"video\d+$", name)]
     if not machine.exists(device):
-        others = "; there is /dev/" + ", /dev/".join(there) if there else "; is it plugged in?"
+        others = (
+            "; there is /dev/" + ", /dev/".join(there)
+            if there
+            else ": plug the camera in. This lists what is there"
+        )
         fix = program("run --source v4l2:///dev/" + there[0]) if there else "lsusb"
         return failure("camera", "there is no {}{}".format(device, others), fix)
     name = machine.read("sys/class/video4linux/{}/name".format(os.path.basename(device)))

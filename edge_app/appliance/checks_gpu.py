@@ -34,7 +34,8 @@ def _broken(name: str, text: str, fix: str, loaded: LoadedSettings) -> Finding:
     """A failure where TensorRT was asked for by name; with ``auto`` the CPU does it, slowly."""
     if loaded.settings.detector.backend == "tensorrt":
         return failure(name, text, fix)
-    return warning(name, text + " (until then the network runs on the CPU, slowly)", fix)
+    slowly = "Until then the network runs on the CPU, slowly."
+    return warning(name, "{}. {}".format(text.rstrip("."), slowly), fix)
 
 
 def gpu(loaded: LoadedSettings, machine: Machine) -> List[Finding]:

@@ -3,15 +3,20 @@
 import os
 import re
 import shutil
+import socket
 from typing import Dict, List, Tuple
 
 from edge_app.appliance.cures import program, setup_command
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
+from edge_app.appliance.guard import is_loopback
 from edge_app.appliance.machine import CONFIG, SERVICE, Machine
+from edge_app.appliance.mqtt import parse_address
 from edge_app.appliance.probe import ask, command
 from edge_app.config import LoadedSettings
+from edge_app.errors import ConfigError
 
 _SYSTEMCTL_S = 10.0
+_REACHED_S = 3.0  # by a broker in the network
 _UNIT_FOLDERS = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 _PROPERTIES = "ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,UnitFileState"
 _RESTARTS = 3  # of a service since it was started; more is no accident
@@ -71,7 +76,7 @@ def _screen(machine: Machine) -> Tuple[bool, str, str]:
 
 
 def web(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
-    """The page: is what serves it installed, and is its port free?"""
+    """The page: is what serves it installed, is its port free, and who may see it?"""
     kinds, settings = _kinds(loaded), loaded.settings.web
     if not {"web", "auto"} & set(kinds):
         return [not_needed("web page", "display.kind is {}".format(loaded.settings.display.kind))]
@@ -79,15 +84,74 @@ def web(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     if not probed.facts:
         text = "aiohttp, which serves it, does not load: {}".format(probed.problem)
         return [failure("web page", text, setup_command("aiohttp"))]
-    found = [ok("web page", "aiohttp {version}".format(**probed.facts))]
+    found = [ok("web page", "served by aiohttp {version}".format(**probed.facts))]
+    metrics = ask("version", ["prometheus_client"])
+    if not metrics.facts:
+        text = "prometheus_client does not load, so /metrics stays empty: {}".format(
+            metrics.problem
+        )
+        found.append(warning("metrics", text, setup_command("prometheus_client")))
+    found += _access("web", settings.host, "token", settings.token)
     return found + [_port("web port", "web.port", settings.port, machine)]
 
 
+def _access(section: str, host: str, name: str, secret: str) -> List[Finding]:
+    """Beyond this machine only with a secret."""
+    if is_loopback(host) or secret:
+        return []
+    setting = "{}.{}".format(section, name)
+    text = "{}.host {} can be reached from elsewhere, so {} must be set".format(
+        section, host, setting
+    )
+    return [failure(setting, text + "; this makes a good one", "openssl rand -hex 16")]
+
+
 def rtsp(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
-    """The port of the stream for recorders."""
-    if "rtsp" not in [kind.partition(":")[0] for kind in _kinds(loaded)]:
-        return [not_needed("RTSP port", "display.kind is {}".format(loaded.settings.display.kind))]
-    return [_port("RTSP port", "rtsp.port", loaded.settings.rtsp.port, machine)]
+    """The stream for recorders: server, encoder, port, password."""
+    settings = loaded.settings.rtsp
+    targets = [
+        kind.partition(":")[2] for kind in _kinds(loaded) if kind.partition(":")[0] == "rtsp"
+    ]
+    if not targets:
+        return [
+            not_needed("RTSP stream", "display.kind is {}".format(loaded.settings.display.kind))
+        ]
+    port = int(targets[0]) if targets[0].isdigit() else settings.port
+    found = _access("rtsp", settings.host, "password", settings.password)
+    found.append(_port("RTSP port", "rtsp.port", port, machine))
+    probed = ask("recorder", [settings.encoder])
+    if probed.facts:
+        return found + [ok("RTSP stream", "server and encoder work")]
+    packages = "gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly"
+    return found + [failure("RTSP stream", probed.problem, "sudo apt install " + packages)]
+
+
+def events(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
+    """The MQTT broker: is paho there, does the broker take a connection, can the password be read?"""
+    settings = loaded.settings.events
+    if not settings.mqtt:
+        return [not_needed("MQTT", "events.mqtt is not set")]
+    probed = ask("version", ["paho.mqtt.client"])
+    if not probed.facts:
+        text = "paho-mqtt does not load: {}".format(probed.problem)
+        return [failure("MQTT", text, setup_command("paho-mqtt"))]
+    password = settings.mqtt_password_file
+    if password and not os.access(password, os.R_OK):
+        text = "events.mqtt_password_file: {} may not be read by us, or is not there".format(
+            password
+        )
+        return [failure("MQTT", text, "ls -l {}".format(password))]
+    try:
+        address = parse_address(settings.mqtt)
+        socket.create_connection((address.host, address.port), _REACHED_S).close()
+    except ConfigError as error:
+        return [failure("MQTT", str(error), program("config"))]
+    except OSError as error:
+        text = "the broker {}:{} cannot be reached ({}); events wait for it".format(
+            address.host, address.port, error
+        )
+        return [warning("MQTT", text, "ping -c 3 {}".format(address.host))]
+    return [ok("MQTT", "a broker answers at {}:{}".format(address.host, address.port))]
 
 
 def _port(name: str, setting: str, port: int, machine: Machine) -> Finding:

@@ -68,7 +68,10 @@ TOPICS = (
             checks_gpu.engine,
         ),
     ),
-    Topic("display", (checks_service.screen, checks_service.web, checks_service.rtsp)),
+    Topic(
+        "display",
+        (checks_service.screen, checks_service.web, checks_service.rtsp, checks_service.events),
+    ),
     Topic(
         "board",
         (

@@ -216,6 +216,15 @@ def _screen() -> Dict[str, Any]:
     return {"open": True}
 
 
+def _recorder(encoder: str) -> Dict[str, Any]:
+    """Open the RTSP stream for a moment, at a free port of this machine, with an encoder that works."""
+    from edge_app.appliance.stream import RtspDisplay
+    from edge_app.config import RtspSettings
+
+    with RtspDisplay(RtspSettings(host="127.0.0.1", port=0, encoder=encoder)):
+        return {"works": True}
+
+
 def _together(*names: str) -> Dict[str, Any]:
     """Import libraries in this order; what failed, by name."""
     failed = {}
@@ -241,6 +250,7 @@ PROBES: Dict[str, Callable[..., Dict[str, Any]]] = {
     "engine": _engine,
     "compiler": _compiler,
     "screen": _screen,
+    "recorder": _recorder,
     "together": _together,
 }
 

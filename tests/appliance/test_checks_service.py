@@ -85,10 +85,40 @@ def test_without_aiohttp_there_is_no_page(tmp_path, monkeypatch):
     )
 
 
-def test_the_port_for_recorders(tmp_path):
+def test_a_page_for_others_needs_a_token(tmp_path):
+    found = checks_service.web(loaded("display.kind=web", "web.host=0.0.0.0"), machine(tmp_path))
+    assert [one.state for one in found if one.name == "web.token"] == [FAILURE]
+    found = checks_service.web(
+        loaded("display.kind=web", "web.host=0.0.0.0", "web.token=abc"), machine(tmp_path)
+    )
+    assert not [one for one in found if one.state == FAILURE or "abc" in str(one)]
+
+
+def test_the_stream_for_recorders_is_opened_for_a_moment(tmp_path, gstreamer):
     assert only(checks_service.rtsp(loaded(), machine(tmp_path))).state == NOT_NEEDED
-    found = only(checks_service.rtsp(loaded("display.kind=web,rtsp"), machine(tmp_path)))
-    assert found.state == OK and "8554" in found.seen
+    found = checks_service.rtsp(loaded("display.kind='web,rtsp:'"), machine(tmp_path))
+    assert [(one.name, one.state) for one in found] == [("RTSP port", OK), ("RTSP stream", OK)]
+    assert "8554" in found[0].seen
+    wrong = loaded("display.kind='rtsp:8600'", "rtsp.encoder=nosuchenc", "rtsp.host=0.0.0.0")
+    found = checks_service.rtsp(wrong, machine(tmp_path))
+    assert [one.state for one in found] == [FAILURE, OK, FAILURE]
+    assert "8600" in found[1].seen and "no H.264 encoder works here" in found[2].seen
+
+
+def test_the_broker_is_reached_or_not(tmp_path):
+    assert only(checks_service.events(loaded(), machine(tmp_path))).state == NOT_NEEDED
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        broker = "events.mqtt=mqtt://127.0.0.1:{}/faces".format(server.getsockname()[1])
+        assert only(checks_service.events(loaded(broker), machine(tmp_path))).state == OK
+    found = only(checks_service.events(loaded(broker), machine(tmp_path)))
+    assert found.state == WARNING and "events wait for it" in found.seen
+    found = only(checks_service.events(loaded("events.mqtt=http://x"), machine(tmp_path)))
+    assert found.state == FAILURE and "is not an address" in found.seen
+    gone = "events.mqtt_password_file={}".format(tmp_path / "gone")
+    found = only(checks_service.events(loaded(broker, gone), machine(tmp_path)))
+    assert found.state == FAILURE and "mqtt_password_file" in found.seen
 
 
 def test_a_service_that_is_not_installed_or_has_no_settings(tmp_path):
