@@ -75,6 +75,8 @@ class GStreamerCamera(Camera):
         self._launch = launch
         self._silence_s = timeout_s if launch.live else max(timeout_s, _FILE_SILENCE_S)
         self._pipeline: Any = None
+        self._pad: Any = None
+        self._probe = 0
 
     def open(self) -> None:
         """Build the pipeline and start it."""
@@ -95,8 +97,8 @@ class GStreamerCamera(Camera):
         self._sink = self._pipeline.get_by_name("appsink")
         self._bus = self._pipeline.get_bus()
         if self.live:
-            pad = self._sink.get_static_pad("sink")
-            pad.add_probe(gst.PadProbeType.BUFFER, self._count)
+            self._pad = self._sink.get_static_pad("sink")
+            self._probe = self._pad.add_probe(gst.PadProbeType.BUFFER, self._count)
         self._heard_at = time.monotonic()
         self._start()
 
@@ -120,6 +122,10 @@ class GStreamerCamera(Camera):
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is None or self.stuck:
             return
+        if self._probe:
+            self._pad.remove_probe(self._probe)  # it refers to us, and we to its pipeline: neither would go
+        self._pad = self._sink = self._bus = None
+        self._probe = 0
         null = self._gst.State.NULL
         if _within(self.stop_s, lambda: pipeline.set_state(null)) is None:
             self.stuck = True

@@ -1,5 +1,7 @@
 """The production line of csi://0 on the stand-in elements, and GStreamer's faults as a camera shows them."""
 
+import gc
+import os
 import subprocess
 import sys
 import time
@@ -358,3 +360,15 @@ def test_libraries_loaded_after_gstreamer_can_still_throw(gstreamer, tmp_path):
     ).format(str(path))
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"thrown\n")
+
+
+def test_a_camera_that_is_made_anew_leaves_nothing_behind(gstreamer):
+    """As recovery does, for a year: each time a few file descriptors were left, until none could be opened."""
+    counts = []
+    for _ in range(3):
+        with open_camera(settings("gst://" + BARS)) as camera:
+            collect(camera, 1)
+        del camera
+        gc.collect()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[-1] == counts[0]
