@@ -292,12 +292,14 @@ class _Appliance:
 
     def displays(self, detector: Detector, camera: Camera) -> Any:
         """The displays that the settings ask for; a service goes on without one that fails."""
-        from edge_app.display import AutoDisplay
+        from edge_app.appliance.late import lasting_displays
 
-        def make() -> Any:
-            return open_displays(self._settings, detector, camera, self._status, self._metrics)
+        def make(kind: str) -> Any:
+            one = settings._replace(display=settings.display._replace(kind=kind))
+            return open_displays(one, detector, camera, self._status, self._metrics)
 
-        return AutoDisplay([(self._settings.display.kind, make)]) if self.recovers else make()
+        settings, kind = self._settings, self._settings.display.kind
+        return lasting_displays(kind, make, self._status) if self.recovers else make(kind)
 
 
 def open_displays(
