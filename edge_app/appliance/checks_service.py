@@ -167,6 +167,9 @@ def _port(name: str, setting: str, port: int, machine: Machine) -> Finding:
     owners = machine.owners(inodes)
     if owners and all(owner.is_service for owner in owners):
         return ok(name, "{} is taken by {}, as it should be".format(port, owners[0]))
+    running = [process for process in machine.processes() if process.is_service]
+    if not owners and running:
+        return ok(name, "{} is taken, it seems by {} (sudo shows it)".format(port, running[0]))
     who = ", ".join(str(owner) for owner in owners) or "another user's program (sudo shows which)"
     fix = program("run --set {}={}".format(setting, port + 1))
     return failure(name, "{} is taken by {}".format(port, who), fix)

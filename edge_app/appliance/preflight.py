@@ -4,11 +4,12 @@ On a Nano, numpy 1.19.5 ends the process that imports it. This module needs noth
 """
 
 import json
+import os
 import sys
 from typing import Sequence
 
 from edge_app.appliance import report
-from edge_app.appliance.cures import setup_command
+from edge_app.appliance.cures import PROJECT, setup_command
 from edge_app.appliance.finding import FAILURE, Finding, failure, ok
 from edge_app.appliance.probe import Probed, ask
 
@@ -47,6 +48,12 @@ def look_at_numpy() -> Finding:
         )
         fix = "export {0}\necho {0} | sudo tee -a /etc/environment".format(_ARMV8)
         return failure("numpy", text, fix)
+    environment = os.path.join(PROJECT, ".venv")
+    if os.path.exists(environment) and os.path.abspath(sys.prefix) != environment:
+        text = "does not load in {} ({}); the program's own Python is another one".format(
+            sys.executable, probed.problem
+        )
+        return failure("numpy", text, os.path.join(environment, "bin", "edge-app") + " check")
     return failure("numpy", "does not load: " + probed.problem, _fix(probed))
 
 

@@ -42,9 +42,10 @@ def table(findings: Sequence[Finding], width: int) -> str:
         width: of the terminal, in characters; commands are never broken.
     """
     width = max(60, width)
-    lines = ["edge-app {} as {}".format(__version__, _user()), ""]
+    lines = ["edge-app {} as {}".format(__version__, _user())]
     fine = [(one.name, one.seen) for one in findings if one.state == OK]
     column = max([len(name) for name, _ in fine] or [0])
+    lines += [""] if fine else []
     lines += [_row(OK, name.ljust(column + 1), seen, width) for name, seen in fine]
     reasons: Dict[str, List[str]] = {}
     for one in findings:

@@ -73,6 +73,12 @@ def test_a_port_that_our_own_service_has(tmp_path):
     found = checks_service._port("web port", "web.port", 8080, here)
     assert found.state == OK and "edge-app.service" in found.seen
     assert checks_service._port("web port", "web.port", 0, here).state == NOT_NEEDED
+    (tmp_path / "proc/5/fd/3").unlink()  # as for anybody but root
+    found = checks_service._port("web port", "web.port", 8080, here)
+    assert found.state == OK and "it seems by python (edge-app.service, PID 5)" in found.seen
+    (tmp_path / "proc/5/cgroup").write_text("0::/user.slice")
+    found = checks_service._port("web port", "web.port", 8080, here)
+    assert found.state == FAILURE and "another user's program" in found.seen
 
 
 def test_without_aiohttp_there_is_no_page(tmp_path, monkeypatch):

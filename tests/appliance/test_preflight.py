@@ -48,7 +48,7 @@ def test_an_illegal_instruction_is_told_with_what_helps(tmp_path, monkeypatch):
     "text, words, cure",
     [
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV", "'numpy<1.19.5'"),
-        ("raise ImportError('no numpy here')", "no numpy here", "setup"),
+        ("raise ImportError('no numpy here')", "no numpy here", "edge-app"),
     ],
 )
 def test_check_says_so_although_nothing_else_can_be_loaded(
@@ -59,3 +59,11 @@ def test_check_says_so_although_nothing_else_can_be_loaded(
     assert status == 1 and words in said and cure in said and "Begin with numpy" in said
     status, said = run("check", "--json")
     assert status == 1 and json.loads(said)["findings"][0]["name"] == "numpy"
+
+
+def test_another_python_than_the_programs_own(tmp_path, monkeypatch):
+    (tmp_path / ".venv").mkdir()
+    monkeypatch.setattr(preflight, "PROJECT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", library(tmp_path, "numpy", "raise ImportError('none')"))
+    found = preflight.look_at_numpy()
+    assert found.fix == str(tmp_path / ".venv" / "bin" / "edge-app") + " check"
