@@ -49,7 +49,8 @@ def look_at_numpy() -> Finding:
         fix = "export {0}\necho {0} | sudo tee -a /etc/environment".format(_ARMV8)
         return failure("numpy", text, fix)
     environment = os.path.join(PROJECT, ".venv")
-    if os.path.exists(environment) and os.path.abspath(sys.prefix) != environment:
+    is_other = os.path.exists(environment) and os.path.abspath(sys.prefix) != environment
+    if is_other and not probed.crashed:
         text = "does not load in {} ({}); the program's own Python is another one".format(
             sys.executable, probed.problem
         )
