@@ -33,9 +33,7 @@ class Connections:
 
     def __call__(self) -> Any:
         """A protocol for a connection that has just come."""
-        if len(self._open) >= self._limit:
-            return _Refused()
-        return _Connection(self._make_protocol(), self)
+        return _Connection(self)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -64,10 +62,15 @@ class Connections:
         for transport in list(self._open):
             transport.abort()
 
-    def opened(self, connection: "_Connection") -> None:
-        """A connection is there."""
+    def admit(self, connection: "_Connection") -> Any:
+        """What handles a connection that is there now: aiohttp, or nobody if it is one too many."""
+        if len(self._open) >= self._limit:
+            # Not at once: Python 3.6 would go on to watch a descriptor that is closed by then.
+            asyncio.get_event_loop().call_soon(connection.transport.abort)
+            return asyncio.Protocol()
         self._open[connection.transport] = connection
         self.heard(connection.transport)
+        return self._make_protocol()
 
     def closed(self, transport: Any) -> None:
         """A connection is gone."""
@@ -78,9 +81,9 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """Hands everything on to aiohttp's handler, within the limits."""
 
-    def __init__(self, handler: Any, owner: Connections) -> None:
+    def __init__(self, owner: Connections) -> None:
         self.transport: Any = None
-        self._handler = handler
+        self._handler: Any = None
         self._owner = owner
         self._loop = asyncio.get_event_loop()
         self._expiry: Optional[asyncio.TimerHandle] = None
@@ -96,7 +99,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self._owner.opened(self)
+        self._handler = self._owner.admit(self)
         self._handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -122,13 +125,6 @@ class _Connection(asyncio.Protocol):
         self.expire_in(None)
         self._owner.closed(self.transport)
         self._handler.connection_lost(error)
-
-
-class _Refused(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: Any) -> None:
-        transport.abort()
 
 
 class Murmur(logging.LoggerAdapter):  # type: ignore[type-arg]

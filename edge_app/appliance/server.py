@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from edge_app.appliance.connections import LIMIT, SILENT_S, Connections, Murmur
 from edge_app.appliance.guard import Guard, is_loopback
@@ -98,6 +98,7 @@ class Server:
     def _run(self) -> None:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
+        loop.set_exception_handler(_complain)
         try:
             loop.run_until_complete(self._serve(loop))
         except Exception as error:
@@ -131,6 +132,14 @@ class Server:
         finally:
             await runner.cleanup()
             await asyncio.sleep(_FAREWELL_S)
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
+    """aiohttp's own tasks fail on some requests (without a path): a matter of whoever sent them."""
+    if "task" in context or "future" in context:
+        log.debug("%s", context.get("message"), exc_info=context.get("exception"))
+    else:
+        loop.default_exception_handler(context)
 
 
 def _check(settings: WebSettings) -> None:

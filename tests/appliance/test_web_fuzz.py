@@ -1,0 +1,219 @@
+"""The HTTP side against what strangers send: nothing breaks, nothing grows, it still serves afterwards.
+
+The seed is fixed, so that a failure can be repeated; EDGE_APP_SEED takes another.
+"""
+
+import gc
+import logging
+import os
+import random
+import select
+import socket
+import struct
+import threading
+import time
+
+import pytest
+from pictures import Shower
+from programs import used
+from webclient import first_jpeg, get, open_stream, open_web
+
+from edge_app.appliance import server
+from edge_app.appliance.connections import BURST_BYTES, LIMIT
+from edge_app.appliance.metrics import Metrics
+
+SEED = int(os.environ.get("EDGE_APP_SEED", "20261122"))
+METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"", b"G\0T"]
+METHODS += [b"get", b"PRI * HTTP/2.0\r\n\r\nSM", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"]
+PATHS = [b"/", b"/api/status", b"/metrics", b"/healthz", b"/readyz", b"/snapshot.jpg", b"/favicon.ico"]
+PATHS += [b"*", b"//evil.example/%2e%2e", b"/../../etc/passwd", b"/%00", b"/%ff%fe", b"/?token=%ff", b""]
+PATHS += [b"http://evil.example/", b"/" + b"a" * 9000, b"/?" + b"x=1&" * 500, "/ünïcode".encode("utf-8")]
+VERSIONS = [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9.9", b"HTTP/1.1.1", b"", b"ICY"]
+HOSTS = [b"localhost", b"127.0.0.1", b"evil.example", b"[::1]", b"", b"localhost:99999", b"\xff\xfe", b"["]
+HEADERS = [b"Authorization: Bearer \xff", b"Cookie: edge_app_token=%s" % (b"a" * 3000), b"Cookie: ;;=;"]
+HEADERS += [b"Content-Length: -1", b"Content-Length: 99999999999999999999", b"Content-Length: 10"]
+HEADERS += [b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked", b"Expect: 100-continue"]
+HEADERS += [b"Upgrade: websocket\r\nConnection: Upgrade", b"Connection: close", b": no name", b"no colon"]
+HEADERS += [b"X: " + b"y" * 20000, b"Range: bytes=0-", b"If-None-Match: *", b" folded", b"A\0: b", b"X:\ty"]
+
+
+def request(chance):
+    """Something that is more or less a request."""
+    lines = [b" ".join([chance.choice(METHODS[:2] + METHODS), chance.choice(PATHS), chance.choice(VERSIONS)])]
+    if chance.random() < 0.9:
+        lines.append(b"Host: " + chance.choice(HOSTS[:2] * 4 + HOSTS))
+    lines += [chance.choice(HEADERS) for _ in range(chance.choice([0, 0, 1, 2, 5, 60]))]
+    data = chance.choice([b"\r\n", b"\r\n", b"\n"]).join(lines) + b"\r\n\r\n"
+    body = bytes(bytearray(chance.getrandbits(8) for _ in range(chance.choice([0, 0, 3, 40]))))
+    return data + body
+
+
+def broken(chance, data):
+    """The same cut short, with bytes changed, or several at once."""
+    kind = chance.randrange(5)
+    if kind == 0:
+        return data[: chance.randrange(len(data) + 1)]
+    if kind == 1:
+        changed = bytearray(data)
+        for _ in range(chance.randrange(1, 20)):
+            changed[chance.randrange(len(changed))] = chance.getrandbits(8)
+        return bytes(changed)
+    if kind == 2:
+        return bytes(bytearray(chance.getrandbits(8) for _ in range(chance.randrange(600))))
+    return data * chance.choice([1, 2, 30]) if kind == 3 else data
+
+
+def connect(display):
+    return socket.create_connection(("127.0.0.1", int(display.url.rsplit(":", 1)[1])), timeout=10)
+
+
+def send(display, data, reset):
+    """Send, read what comes at once, and leave, rudely or not; the first bytes of the answer."""
+    with connect(display) as connection:
+        answer = b""
+        try:
+            connection.sendall(data)
+            if select.select([connection], [], [], 0.02)[0]:
+                answer = connection.recv(4096)
+        except OSError:
+            pass  # cut off, as it should be
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return answer
+
+
+def storm(display, chance, count):
+    """So many broken requests, on four threads; the answers that tell of a mistake of ours."""
+    ours = []
+    lots = [[broken(chance, request(chance)) for _ in range(count // 4)] for _ in range(4)]
+
+    def run(lot):
+        for number, data in enumerate(lot):
+            if send(display, data, number % 3 == 0)[9:12] == b"500":
+                ours.append(data)
+
+    threads = [threading.Thread(target=run, args=(lot,)) for lot in lots]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ours
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def objects():
+    """How many there are; a leak of one for each request would show, the allocator's moods do not."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def settle(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+@pytest.fixture
+def display():
+    status, meter = used()
+    with Metrics(status, meter) as metrics, open_web(status, metrics) as web:
+        with Shower(web, pace_s=0.02):
+            yield web
+
+
+def test_broken_requests_break_nothing_and_nothing_grows(display, caplog):
+    chance = random.Random(SEED)
+    storm(display, chance, 400)  # what is made once, is made now
+    open_before, threads_before, objects_before = descriptors(), threading.active_count(), objects()
+    with caplog.at_level(logging.WARNING):
+        assert storm(display, chance, 1600) == []
+    settle(lambda: descriptors() <= open_before + 2)
+    assert threading.active_count() == threads_before
+    assert objects() - objects_before < 1600 / 2
+    assert caplog.records == []
+    assert get(display.url + "/api/status")[0] == 200
+    viewer = open_stream(display)
+    assert first_jpeg(viewer)[:2] == b"\xff\xd8"
+    viewer.close()
+
+
+def test_with_a_token_no_broken_request_gets_past_it(caplog):
+    chance = random.Random(SEED + 1)
+    with open_web(host="0.0.0.0", token="a long and secret token") as display, Shower(display):
+        for _ in range(300):
+            data = broken(chance, request(chance))
+            answer = send(display, data, False)
+            assert b"uptime_s" not in answer and b"\xff\xd8" not in answer and b"<html" not in answer, data
+            assert b"# HELP" not in answer, data
+
+
+def test_connections_beyond_the_limit_are_closed_and_the_rest_lives_on(display):
+    before = descriptors()
+    held = [connect(display) for _ in range(LIMIT + 50)]
+    for one in held[-20:]:
+        one.settimeout(10)
+        try:
+            assert one.recv(1) == b""
+        except ConnectionResetError:
+            pass
+    with held[0] as first:  # has its place
+        first.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert first.recv(4096).startswith(b"HTTP/1.1 200")
+    for one in held:
+        one.close()
+    settle(lambda: descriptors() <= before + 2)
+    assert get(display.url + "/api/status")[0] == 200
+
+
+def test_thousands_of_connections_one_after_the_other(display):
+    before = descriptors()
+    for number in range(40):
+        some = [connect(display) for _ in range(50)]
+        for connection in some:
+            if number % 2:
+                connection.sendall(b"GET / HT")
+            connection.close()
+    settle(lambda: descriptors() <= before + 2)
+    assert get(display.url + "/api/status")[0] == 200
+
+
+def test_half_a_request_is_not_waited_for_for_ever(monkeypatch):
+    make = server.Connections
+    monkeypatch.setattr(server, "Connections", lambda protocol, limit, _: make(protocol, limit, 0.3))
+    with open_web() as display, Shower(display):
+        viewer = open_stream(display)
+        first_jpeg(viewer)
+        silent, half = connect(display), connect(display)
+        half.sendall(b"GET /api/status HTTP/1.1\r\nHost: local")
+        kept = connect(display)
+        kept.sendall(b"GET /api/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for one in (silent, half, kept):
+            one.settimeout(10)
+            try:
+                while one.recv(4096):
+                    pass
+            except ConnectionResetError:
+                pass
+            one.close()
+        first_jpeg(viewer)  # who watches stays, however long
+        viewer.close()
+
+
+def test_who_sends_without_end_is_cut_off(display):
+    with connect(display) as connection:
+        flood = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+        with pytest.raises(OSError):
+            for _ in range(40 * BURST_BYTES // len(flood)):
+                connection.sendall(flood)
+    assert get(display.url + "/api/status")[0] == 200
+
+
+def test_a_viewer_that_leaves_while_there_are_no_pictures_is_forgotten():
+    with open_web() as display:
+        for _ in range(20):
+            open_stream(display).close()
+        settle(lambda: b'"viewers": 0' in get(display.url + "/api/status")[1])
