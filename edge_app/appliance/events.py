@@ -1,4 +1,5 @@
-"""Faces that appear and leave, as JSON lines: into a file, to standard output, over MQTT. Off by default.
+"""Faces that appear and leave, as JSON lines: into a file, to standard output, over MQTT. Off by
+default.
 
 What a line holds is described in docs/events.md.
 """
@@ -45,8 +46,8 @@ class _Face:
 class Presence:
     """Makes events of what the tracker sees: time and tracks in, events out.
 
-    A face that is missed for less than ``leave_s`` has not left: it is recognised by the number of its
-    track, or, when the tracker has given it a new one, by its place.
+    A face that is missed for less than ``leave_s`` has not left: it is recognised by the number of
+    its track, or, when the tracker has given it a new one, by its place.
 
     Args:
         leave_s: a face has left when it was not seen for this long.
@@ -113,7 +114,8 @@ def _event(kind: str, face: _Face, at: float) -> Dict[str, Any]:
 
 
 class Events(Display):
-    """Tells of faces that appear and leave; delivering is done by threads and never holds up a picture.
+    """Tells of faces that appear and leave; delivering is done by threads and never holds up a
+    picture.
 
     Args:
         settings: where to; nowhere by default.
@@ -191,9 +193,10 @@ def _time_of_day(seconds: float) -> str:
 class FileOutbox(Outbox):
     """Appends lines to a file, or to standard output.
 
-    The file is opened for each line: events are rare, and so a file that was moved away, deleted, or on a
-    card that came back is no special case. When it is full (``max_file_mb``) it becomes FILE.1, in place
-    of the one before, and a new one begins: never more than twice that size is taken.
+    The file is opened for each line: events are rare, and so a file that was moved away, deleted,
+    or on a card that came back is no special case. When it is full (``max_file_mb``) it becomes
+    FILE.1, in place of the one before, and a new one begins: never more than twice that size is
+    taken.
 
     Args:
         settings: file, size, how many lines may wait.
@@ -206,7 +209,7 @@ class FileOutbox(Outbox):
         self._limit_bytes = int(settings.max_file_mb * 1e6)
 
     def deliver(self) -> None:
-        """Write line by line; a line that cannot be written is lost, and the next one is tried anew."""
+        """Write line by line; one that cannot be written is lost, the next one is tried anew."""
         while True:
             line = self.take(1.0)
             if line is None:

@@ -1,4 +1,4 @@
-"""Events to an MQTT broker, each at least once, while it is there; kept, up to a bound, while it is not."""
+"""Events to an MQTT broker: each at least once; kept, up to a bound, while it is away."""
 
 import logging
 import socket
@@ -49,7 +49,7 @@ def parse_address(url: str) -> Address:
         raise ConfigError("events.mqtt: {}: {}.".format(url, error)) from error
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            "events.mqtt: no user or password in the address, where a list of processes shows them. "
+            "events.mqtt: no user or password in the address, where lists of processes show them. "
             "Set events.mqtt_user, and events.mqtt_password_file to a file that holds the password."
         )
     if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
@@ -64,10 +64,11 @@ def parse_address(url: str) -> Address:
 
 
 class MqttOutbox(Outbox):
-    """Publishes lines with QoS 1, and whether this program runs as a retained message and last will.
+    """Publishes lines with QoS 1, and whether this program runs as a retained message and last
+    will.
 
-    Every connection is a new client: what was not acknowledged is sent again on the next one, so that a
-    line may arrive twice, but none is lost while the program runs and the buffer lasts.
+    Every connection is a new client: what was not acknowledged is sent again on the next one, so
+    that a line may arrive twice, but none is lost while the program runs and the buffer lasts.
 
     Args:
         settings: address, user, files, size of the buffer.
@@ -182,7 +183,7 @@ class MqttOutbox(Outbox):
                 raise OSError("does not answer")
         if self._answer:
             raise OSError(
-                "refuses us ({}): check events.mqtt_user and the file of events.mqtt_password_file".format(
+                "refuses us ({}): check events.mqtt_user and events.mqtt_password_file".format(
                     self._answer
                 )
             )
@@ -211,7 +212,7 @@ class MqttOutbox(Outbox):
             line = self.take(0.0)
             if line is None:
                 return
-            # Under its number before its receipt can come: that is handled by this thread, in loop().
+            # Noted before its receipt can come: this thread handles receipts, in loop().
             self._in_flight[client.publish(self._address.topic, line, qos=_QOS).mid] = line
 
     def _loop(self, client: Any) -> None:

@@ -1,4 +1,4 @@
-"""Lines on their way out: taken over at once, delivered by a thread, bounded, and counted when lost."""
+"""Lines on their way out: taken over at once, delivered by a thread, bounded, counted when lost."""
 
 import threading
 import time
@@ -13,7 +13,8 @@ _STOP_S = 2.0  # how long closing may take, delivered or not
 class Outbox:
     """Something that delivers lines on a thread of its own, so that whoever sends never waits.
 
-    When it is full the oldest line goes. What is lost, or still there after closing, is counted as "events".
+    When it is full the oldest line goes. What is lost, or still there after closing, is counted as
+    "events".
 
     Args:
         name: of the thread.
@@ -65,11 +66,11 @@ class Outbox:
             self.status.dropped("events", lost)
 
     def deliver(self) -> None:
-        """On the thread: deliver until ``stopping`` is set, then what is left if that is soon done."""
+        """On the thread: deliver until ``stopping`` is set, then what is left, if that is quick."""
         raise NotImplementedError
 
     def take(self, wait_s: float) -> Optional[str]:
-        """For ``deliver``: the oldest line, which is under way from now on; ``None`` when none came."""
+        """For ``deliver``: the oldest line, under way from now on; ``None`` when none came."""
         with self._changed:
             if not self._lines and not self.stopping.is_set():
                 self._changed.wait(wait_s)
@@ -84,7 +85,7 @@ class Outbox:
             self._under_way = max(0, self._under_way - 1)
 
     def put_back(self, lines: Sequence[str]) -> None:
-        """For ``deliver``: lines under way, oldest first, have not arrived; they are the next again."""
+        """For ``deliver``: lines under way, oldest first, have not arrived; they come next again."""
         with self._changed:
             self._lines.extendleft(reversed(lines))
             self._under_way = max(0, self._under_way - len(lines))
@@ -101,7 +102,7 @@ class Outbox:
             return not self._lines and self._under_way == 0
 
     def tell(self, trouble: str, well: str) -> None:
-        """For ``deliver``: what keeps lines from arriving; ``""`` when nothing does. Repeats are not noted."""
+        """For ``deliver``: what keeps lines from arriving, or ``""``; repeats are not noted."""
         before, self.trouble = self.trouble, trouble
         if trouble != before:
             self.status.note("events", trouble or well)

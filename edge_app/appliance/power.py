@@ -112,7 +112,8 @@ class PowerWatch(Display):
         every_s: between two readings.
 
     Attributes:
-        rate_hz: frames a second to look at now; ``None`` for all of them. May be read by any thread.
+        rate_hz: frames a second to look at now; ``None`` for all of them. May be read by any
+        thread.
     """
 
     def __init__(
@@ -125,9 +126,14 @@ class PowerWatch(Display):
         self._root = root
         self._every_s = every_s
         self._governor = Governor(settings)
+        self._is_obeyed = False
         self._slowed = ""
         self._left_out: Set[str] = set()
         self._reader: Optional[_Reader] = None
+
+    def obeyed(self) -> None:
+        """Somebody goes by ``rate_hz``; without that it only tells how the board is."""
+        self._is_obeyed = True
 
     def __enter__(self) -> "PowerWatch":
         """Start reading."""
@@ -167,23 +173,22 @@ class PowerWatch(Display):
         """On the reading thread: decide, and tell."""
         slowed = self._governor.update(reading)
         if bool(slowed) != bool(self._slowed):
-            rate_hz = self._settings.slow_rate_hz
-            self.rate_hz = rate_hz if slowed else None
-            text = "the board is {}: looking at {:g} frames a second until it is well again"
-            self.status.note(
-                "power",
-                (
-                    text.format(slowed, rate_hz)
-                    if slowed
-                    else "the board is well again: all frames count"
-                ),
-            )
+            self.rate_hz = self._settings.slow_rate_hz if slowed else None
+            self.status.note("power", self._news(slowed))
         self._slowed = slowed
-        self.status.measured(reading._replace(slowed=slowed))
+        self.status.measured(reading._replace(slowed=slowed if self._is_obeyed else ""))
+
+    def _news(self, slowed: str) -> str:
+        if not slowed:
+            return "the board is well again" + (": all frames count" if self._is_obeyed else "")
+        text = "the board is {}: looking at {:g} frames a second until it is well again"
+        return (text if self._is_obeyed else "the board is {}").format(
+            slowed, self._settings.slow_rate_hz
+        )
 
 
 class _Reader(threading.Thread):
-    """Reads sensors until it is stopped. A daemon: a sensor that blocks must not keep the process alive."""
+    """Reads sensors until it is stopped. A daemon: one that blocks must not keep the process alive."""
 
     def __init__(self, sensors: Sensors, every_s: float, take: Callable[[Reading], None]) -> None:
         super().__init__(name="power", daemon=True)
@@ -223,8 +228,8 @@ class _Reader(threading.Thread):
 class PacedCamera(Camera):
     """A camera of which, while the board is unwell, only some frames are passed on.
 
-    A live camera's other frames are taken and dropped, counted as "heat", so that it does not fall silent;
-    a file waits instead.
+    A live camera's other frames are taken and dropped, counted as "heat", so that it does not fall
+    silent; a file waits instead.
 
     Args:
         camera: the one that gives the frames.
@@ -237,6 +242,7 @@ class PacedCamera(Camera):
         self.live = camera.live
         self._camera = camera
         self._watch = watch
+        watch.obeyed()
         self._due_at = 0.0  # monotonic seconds of capture from which on a frame is passed
 
     @property
@@ -287,7 +293,8 @@ class PacedCamera(Camera):
     def _is_due(self, at: float, rate_hz: float) -> bool:
         """Whether a frame of that time counts; sets when the next one will.
 
-        Due times keep their distance, whatever the frames' own rhythm: 10 of 30 frames are 10, not 7.5.
+        Due times keep their distance, whatever the frames' own rhythm: 10 of 30 frames are 10, not
+        7.5.
         """
         if at < self._due_at <= at + 1.0 / rate_hz:
             return False

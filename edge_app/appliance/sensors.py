@@ -1,7 +1,7 @@
 """What a board says of its heat, load and supply, read from sysfs; a Jetson's files and a PC's.
 
-Where they lie was taken from the Jetson Linux Developer Guide ("Platform Power and Performance", R32 to R36),
-from jetson-stats and from kernel sources; on hardware none of it was verified.
+Where they lie was taken from the Jetson Linux Developer Guide ("Platform Power and Performance",
+R32 to R36), from jetson-stats and from kernel sources; on hardware none of it was verified.
 """
 
 import glob
@@ -13,7 +13,7 @@ _RANGE_C = (-40.0, 130.0)  # a sensor that is switched off reads -256 °C or so
 # "PMIC-Die" of a Nano is a constant 100 °C: a stand-in in the device tree, not a sensor.
 _NO_SENSORS = ("pmic",)
 _PC_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")  # names below hwmon
-# Cooling devices that hold a processor back. Fans, screens, charging and Wi-Fi cool as well, and hold nothing back.
+# Cooling devices that hold a processor back; fans, screens, chargers and Wi-Fi are others.
 _HOLDING_BACK = re.compile(
     r"throttle|balanced|emergency|cpufreq|devfreq|processor|powerclamp", re.I
 )
@@ -56,8 +56,8 @@ class Reading(NamedTuple):
 class Sensors:
     """Finds a board's sensors once and reads them; used by one thread.
 
-    A file that is missing, unreadable or holds nonsense counts as absent. One that blocks is named by
-    ``asking``, so that another thread can have it left out.
+    A file that is missing, unreadable or holds nonsense counts as absent. One that blocks is named
+    by ``asking``, so that another thread can have it left out.
 
     Args:
         root: of the file system; tests put a tree of their own here.
@@ -79,7 +79,10 @@ class Sensors:
         self._cooling: List[Tuple[str, str]] = []
 
     def open(self) -> None:
-        """Find the sensors; repeated it finds those that came later. The kernel's messages count from now on."""
+        """Find the sensors; repeated it finds those that came later.
+
+        The kernel's messages count from the first time on.
+        """
         self._zones = self._find_zones()
         self._cooling = [
             (name, folder + "/cur_state")
@@ -171,10 +174,11 @@ class Sensors:
         return [value / 1000.0] if value is not None and _in_range(value / 1000.0) else []
 
     def _throttled(self, hottest_c: Optional[float]) -> Tuple[str, ...]:
-        """Cooling devices in action, and processors whose limit fell below the mode's own while it is warm.
+        """Cooling devices in action, and processors whose limit fell below the mode's own while it
+        is warm.
 
-        That a processor runs below its limit says nothing: it does so whenever it has little to do, and a PC's
-        limit is a turbo that it reaches for seconds only.
+        That a processor runs below its limit says nothing: it does so whenever it has little to do,
+        and a PC's limit is a turbo that it reaches for seconds only.
         """
         held = {name for name, path in self._cooling if (self._number(path) or 0) > 0}
         for folder in self._policies:
@@ -202,7 +206,7 @@ class Sensors:
             self._highest_khz.clear()
 
     def _cpu_load(self) -> Optional[float]:
-        """The share of all cores' time that was not idle, from the first line of /proc/stat (proc(5))."""
+        """The share of all cores' time that was not idle: first line of /proc/stat, see proc(5)."""
         fields = self._text(self._path("proc/stat")).split("\n")[0].split()
         if (
             len(fields) < 6

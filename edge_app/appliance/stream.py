@@ -1,8 +1,8 @@
 """The picture as an RTSP stream, for recorders and players: a display like any other.
 
-GStreamer's RTSP server runs on a thread with a main loop of its own. The main thread hands over a picture
-when somebody watches and the encoder has taken the last one; it never waits. However many viewers there
-are, a picture is encoded once; without a viewer it is not encoded at all.
+GStreamer's RTSP server runs on a thread with a main loop of its own. The main thread hands over a
+picture when somebody watches and the encoder has taken the last one; it never waits. However many
+viewers there are, a picture is encoded once; without a viewer it is not encoded at all.
 """
 
 import logging
@@ -29,20 +29,23 @@ _STOP_S = 1.0  # how long stopping may take
 _FORGET_S = 2  # how often sessions of viewers that vanished are looked for
 _ROLE = "viewer"
 
-# How to make H.264 from raw video; the encoder is named "encoder". Of others than these nothing is known but
-# their name: they run with their own defaults. A picture is one slice: FFmpeg's client takes each slice of x264's
-# sliced threads for a picture, and shows the rest of it as a smear.
+# How to make H.264 from raw video; the encoder is named "encoder". Of others than these nothing is
+# known but their name: they run with their own defaults. A picture is one slice: FFmpeg's client
+# takes each slice of x264's sliced threads for a picture, and fills the rest of it with a smear.
 _ENCODERS = {
     "nvv4l2h264enc": (
-        "nvvidconv ! video/x-raw(memory:NVMM), format=NV12 ! nvv4l2h264enc name=encoder bitrate={bits} "
-        "iframeinterval={interval} idrinterval={interval} insert-sps-pps=true maxperf-enable=true"
+        "nvvidconv ! video/x-raw(memory:NVMM), format=NV12 ! nvv4l2h264enc name=encoder "
+        "bitrate={bits} iframeinterval={interval} idrinterval={interval} insert-sps-pps=true "
+        "maxperf-enable=true"
     ),
     "x264enc": (
         "x264enc name=encoder tune=zerolatency speed-preset=ultrafast bitrate={kilobits} "
-        "key-int-max={interval} threads=1 sliced-threads=false ! video/x-h264, profile=constrained-baseline"
+        "key-int-max={interval} threads=1 sliced-threads=false ! "
+        "video/x-h264, profile=constrained-baseline"
     ),
     "openh264enc": (
-        "openh264enc name=encoder bitrate={bits} rate-control=bitrate gop-size={interval} complexity=low"
+        "openh264enc name=encoder bitrate={bits} rate-control=bitrate gop-size={interval} "
+        "complexity=low"
     ),
 }
 _AUTO = ("nvv4l2h264enc", "x264enc", "openh264enc")
@@ -59,9 +62,10 @@ class _Source(NamedTuple):
 class RtspDisplay(Display):
     """Serves ``rtsp://HOST:PORT/faces`` while it is open, over TCP.
 
-    Beyond loopback only with a password, which is never sent as such (digest authentication); the picture
-    itself is not encrypted. The size of the stream is that of the first picture a viewer gets, made even,
-    as H.264 wants it; pictures of another size are scaled to fit, with black bars, so that a recording goes on.
+    Beyond loopback only with a password, which is never sent as such (digest authentication); the
+    picture itself is not encrypted. The size of the stream is that of the first picture a viewer
+    gets, made even, as H.264 wants it; pictures of another size are scaled to fit, with black bars,
+    so that a recording goes on.
 
     Args:
         settings: where to listen, who may watch, rate and encoder.
@@ -90,8 +94,8 @@ class RtspDisplay(Display):
         settings = self._settings._replace(port=self._port())
         if not is_loopback(settings.host) and not settings.password:
             raise ConfigError(
-                "rtsp.host: {} can be reached from elsewhere, so rtsp.password must be set (a long random "
-                "text); or keep 127.0.0.1.".format(settings.host)
+                "rtsp.host: {} can be reached from elsewhere, so rtsp.password must be set (a long "
+                "random text); or keep 127.0.0.1.".format(settings.host)
             )
         gst = _load()
         self._gst = gst
@@ -115,7 +119,7 @@ class RtspDisplay(Display):
         self.viewers = server.viewers
         source = server.source
         captured_at = picture.result.frame.captured_at
-        if source is None or not self._is_due(captured_at):
+        if source is None or not self._is_playing(source) or not self._is_due(captured_at):
             return
         if source is not self._fed:
             self._begin(source, picture)
@@ -141,6 +145,14 @@ class RtspDisplay(Display):
                 )
             )
         return int(self._target)
+
+    def _is_playing(self, source: _Source) -> bool:
+        """Whether its clock counts already.
+
+        On the way there it has a clock before it has the time to subtract from it; a picture from
+        the far future would be waited for.
+        """
+        return bool(source.appsrc.get_state(0)[1] == self._gst.State.PLAYING)
 
     def _is_due(self, at: float) -> bool:
         """Whether a picture of that time is wanted at the rate of the settings; evenly spaced."""
@@ -186,9 +198,8 @@ class RtspDisplay(Display):
         )
 
     def _pts(self, source: _Source, age_s: float) -> int:
-        """The time of capture on the pipeline's clock, in nanoseconds; always later than the last one."""
-        clock = source.appsrc.get_clock()
-        running = clock.get_time() - source.appsrc.get_base_time() if clock is not None else 0
+        """The time of capture on the pipeline's clock, in nanoseconds, later than the last one."""
+        running = source.appsrc.get_clock().get_time() - source.appsrc.get_base_time()
         return max(running - int(max(0.0, age_s) * 1e9), self._last_pts + 1000000, 0)
 
     def _keyframe_request(self) -> Any:
@@ -199,7 +210,8 @@ class RtspDisplay(Display):
 
 
 class _Server:
-    """GStreamer's RTSP server, its main loop and its thread. ``stop`` may be called from any thread.
+    """GStreamer's RTSP server, its main loop and its thread. ``stop`` may be called from any
+    thread.
 
     Attributes:
         source: where pictures go in while somebody watches; ``None`` else.
@@ -401,7 +413,7 @@ def _try_encoder(gst: Any, name: str, settings: RtspSettings) -> str:
 
     if gst.ElementFactory.find(name) is None:
         return "not installed"
-    line = "videotestsrc num-buffers=3 ! video/x-raw, format=I420, width=320, height=240 ! {} ! fakesink"
+    line = "videotestsrc num-buffers=3 ! video/x-raw, format=I420, width=320 ! {} ! fakesink"
     try:
         pipeline = gst.parse_launch(line.format(_encoding(name, settings)))
     except GLib.Error as error:

@@ -1,4 +1,4 @@
-"""Heat and supply, on file systems like a Nano's, an Orin's and a PC's; the answer in a real run."""
+"""Heat and supply, on file systems like a Nano's, an Orin's and a PC's; the effect in a real run."""
 
 import os
 import threading
@@ -17,8 +17,8 @@ from edge_app.source import Camera
 
 SETTINGS = PowerSettings(hot_c=85.0, cool_c=78.0, slow_rate_hz=10.0)
 
-# Names, units and peculiarities as the boards have them: a Nano with R32 (its PMIC-Die is a constant 100 °C
-# and is no sensor; it has a fan among its cooling devices; the supply is read by the driver ina3221x).
+# Names, units and peculiarities as the boards have them: a Nano with R32 (its PMIC-Die is a constant
+# 100 °C and no sensor; a fan is among its cooling devices; the driver of its supply is ina3221x).
 NANO = {
     "sys/class/thermal/thermal_zone0/type": "AO-therm",
     "sys/class/thermal/thermal_zone0/temp": "45000",
@@ -49,7 +49,7 @@ NANO = {
     "var/lib/nvpmodel/status": "pmode:0000",
     "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_1 1\n< POWER_MODEL ID=1 NAME=5W >",
 }
-# An Orin Nano with R36: zones of engines that are switched off cannot be read, the counters are in hwmon.
+# An Orin Nano with R36: zones of engines that are switched off cannot be read, counters are in hwmon.
 ORIN = {
     "sys/class/thermal/thermal_zone0/type": "cpu-thermal",
     "sys/class/thermal/thermal_zone0/temp": "51093",
@@ -331,16 +331,25 @@ class FixedWatch:
     def __init__(self, rate_hz):
         self.rate_hz, self.status = rate_hz, Status()
 
+    def obeyed(self):
+        pass
 
-def captured(camera):
-    frames = iter(lambda: camera.read(0.01), None)
-    return [frame.captured_at for frame in frames]
+
+def captured(times, watch):
+    """The capture times of the frames that pass."""
+    inner = Clockwork(times)
+    camera, passed = PacedCamera(inner, watch), []
+    while inner.times:
+        frame = camera.read(0.01)
+        if frame is not None:
+            passed.append(frame.captured_at)
+    return passed
 
 
 def test_all_frames_pass_while_the_board_is_well():
     times = [number / 30.0 for number in range(60)]
     watch = FixedWatch(None)
-    assert captured(PacedCamera(Clockwork(times), watch)) == times
+    assert captured(times, watch) == times
     assert watch.status.snapshot().dropped == {}
 
 
@@ -349,14 +358,14 @@ def test_the_slow_rate_is_met_whatever_the_rhythm_of_the_camera(rate_hz):
     random = np.random.RandomState(3)
     times = [1000.0 + number / 30.0 + random.uniform(-0.003, 0.003) for number in range(301)]
     watch = FixedWatch(rate_hz)
-    passed = captured(PacedCamera(Clockwork(times), watch))
+    passed = captured(times, watch)
     assert len(passed) == pytest.approx(min(rate_hz, 30.0) * 10.0 + 1, abs=1)
     assert watch.status.snapshot().dropped.get("heat", 0) == 301 - len(passed)
 
 
 def test_after_a_pause_of_the_camera_there_is_no_burst():
     times = [0.0, 0.05, 5.0, 5.03, 5.06, 5.09, 5.12]
-    assert captured(PacedCamera(Clockwork(times), FixedWatch(10.0))) == [0.0, 5.0, 5.12]
+    assert captured(times, FixedWatch(10.0)) == [0.0, 5.0, 5.12]
 
 
 def test_a_file_loses_no_frame_but_takes_its_time():
@@ -407,6 +416,15 @@ def test_watching_costs_the_main_thread_nothing_and_ends_at_once(board):
     watch.close()
     assert "power" not in [thread.name for thread in threading.enumerate()]
     assert status.snapshot().power is before
+
+
+def test_where_nobody_goes_by_it_only_the_board_is_told_of(board):
+    root, _ = board(dict(NANO, **{"sys/class/thermal/thermal_zone0/temp": "91000"}))
+    status = Status()
+    with PowerWatch(SETTINGS, status, str(root), every_s=0.01):
+        until(lambda: status.snapshot().power is not None)
+    assert [note.text for note in status.snapshot().notes] == ["the board is hot (91 °C)"]
+    assert status.snapshot().power.slowed == ""
 
 
 def test_a_sensor_that_blocks_is_left_out(board, monkeypatch):
