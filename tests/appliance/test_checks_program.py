@@ -10,6 +10,7 @@ from trees import NANO, library, loaded, machine
 
 from edge_app.appliance import checks_program, cures, probe
 from edge_app.appliance.finding import FAILURE, NOT_NEEDED, OK, WARNING
+from edge_app.appliance.machine import Machine
 from edge_app.config import Given, Settings, resolve
 
 MODEL = Settings().detector.model
@@ -110,10 +111,17 @@ def test_a_pasted_command_runs_this_program():
     assert os.access(cures.program("check").split()[0], os.X_OK)
 
 
-def test_a_child_that_hangs_is_ended(tmp_path):
-    script = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
-    answer = probe.command([sys.executable, "-c", script], 0.3)
-    assert answer == (None, "", "no answer within 0.3 s")
+def test_a_child_that_hangs_is_ended_with_its_own_children(tmp_path):
+    note = tmp_path / "number"
+    script = (
+        "import subprocess, sys, time\n"
+        "open(sys.argv[1], 'w').write(str(subprocess.Popen(['sleep', '60']).pid))\n"
+        "time.sleep(60)"
+    )
+    answer = probe.command([sys.executable, "-c", script, str(note)], 3.0)
+    assert answer == (None, "", "no answer within 3 s")
+    grandchild = Machine("/").read("proc/{}/stat".format(note.read_text()))
+    assert grandchild == "" or ") Z" in grandchild  # gone, or dead and not yet buried
     assert probe.command(["/no/such/program"], 1.0).status == 127
 
 

@@ -81,6 +81,12 @@ def test_a_port_that_our_own_service_has(tmp_path):
     assert found.state == FAILURE and "another user's program" in found.seen
 
 
+def test_a_connection_that_is_over_does_not_take_a_port(tmp_path):
+    table = "  sl  local_address\n   0: 0100007F:1F90 0100007F:9999 06 0:0 0:0 0 0 0 0 1"
+    here = machine(tmp_path, {"proc/net/tcp": table})
+    assert checks_service._port("web port", "web.port", 8080, here).state == OK
+
+
 def test_without_aiohttp_there_is_no_page(tmp_path, monkeypatch):
     folder = library(tmp_path, "aiohttp", "raise ImportError('no aiohttp')")
     monkeypatch.setenv("PYTHONPATH", folder)
