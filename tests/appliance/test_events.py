@@ -274,3 +274,17 @@ def test_standard_output(tmp_path):
     kinds = [json.loads(line)["event"] for line in done.stdout.decode().splitlines()]
     assert done.returncode == 0 and kinds == ["appeared", "left"]
     assert not (tmp_path / "-").exists()
+
+
+def test_the_document_names_every_field_and_no_other():
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    with open(os.path.join(root, "docs", "events.md"), encoding="utf-8") as file:
+        text = file.read()
+    table = text.split("| field |")[1].split("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    fields = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    presence = Presence(0.0)
+    events = presence.update(picture(0.0, (1, HERE, 0.97))) + presence.clear()
+    assert fields == {name for event in events for name in event} | {"time", "source", "host"}
+    for example in re.findall(r'^\{"event".*$', text, re.MULTILINE):
+        assert set(json.loads(example)) <= fields
