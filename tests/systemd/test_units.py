@@ -60,7 +60,10 @@ def test_an_addition_says_only_what_systemd_237_does_not_know(path):
         ("StartLimitBurst=3", "StartLimitBurst= in [Service] is not known"),
         ("SystemCallFilter=@system-service", "@system-service is no group"),
         ("SystemCallFilter=~@mount \\\n  @pkey", "line 3: @pkey is no group"),
-        ("StandardOutput=append:/var/log/edge-app", "StandardOutput=append:/var/log/edge-app is not"),
+        (
+            "StandardOutput=append:/var/log/edge-app",
+            "StandardOutput=append:/var/log/edge-app is not",
+        ),
         ("Type=exec", "Type=exec is not known"),
         ("Nice=-5", None),
         ("# ProtectClock=yes", None),
