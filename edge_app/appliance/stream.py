@@ -8,7 +8,7 @@ viewers there are, a picture is encoded once; without a viewer it is not encoded
 import logging
 import threading
 import time
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
@@ -80,7 +80,6 @@ class RtspDisplay(Display):
         super().__init__()
         self.encoded = 0  # pictures handed to the encoder since the start
         self.skipped = 0  # pictures that somebody watched and the encoder had no time for
-        self.viewers = 0
         self._settings = settings
         self._target = target
         self._server: Optional[_Server] = None
@@ -112,11 +111,15 @@ class RtspDisplay(Display):
         name = "[{}]".format(host) if ":" in host else host
         return "rtsp://{}:{}{}".format(name, self._server.port, PATH)
 
+    @property
+    def viewers(self) -> int:
+        """Connections at the moment, those that have not asked for the stream yet included."""
+        return self._server.viewers if self._server is not None else 0
+
     def show(self, picture: Picture) -> None:
         """Hand a picture to the encoder, if somebody watches and it has taken the last one."""
         server = self._server
         assert server is not None, "used outside 'with'"
-        self.viewers = server.viewers
         source = server.source
         captured_at = picture.result.frame.captured_at
         if source is None or not self._is_playing(source) or not self._is_due(captured_at):
@@ -215,17 +218,21 @@ class _Server:
 
     Attributes:
         source: where pictures go in while somebody watches; ``None`` else.
-        viewers: connections at the moment, those that have not asked for the stream yet included.
     """
 
     def __init__(self, gst: Any, settings: RtspSettings, encoder: str) -> None:
         self.source: Optional[_Source] = None
-        self.viewers = 0
+        self._clients: Set[int] = set()  # changed by several threads, each time in one step
         self.port = settings.port
         self._gst = gst
         self._settings = settings
         self._encoder = encoder
         self._thread = threading.Thread(target=self._run, name="rtsp", daemon=True)
+
+    @property
+    def viewers(self) -> int:
+        """Connections at the moment."""
+        return len(self._clients)
 
     def start(self) -> None:
         """Listen.
@@ -332,11 +339,11 @@ class _Server:
             self.source = None
 
     def _count(self, server: Any, client: Any) -> None:
-        self.viewers += 1
+        self._clients.add(hash(client))
         client.connect("closed", self._uncount)
 
     def _uncount(self, client: Any) -> None:
-        self.viewers -= 1
+        self._clients.discard(hash(client))
 
     def _forget(self, *unused: Any) -> bool:
         """End the sessions of viewers that vanished without a word."""
