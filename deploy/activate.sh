@@ -102,21 +102,22 @@ missing() { # MANIFEST CARD
 
 # --- one release: unpacked, checked, complete ------------------------------------------------------------------------
 
-unpack() { # ARCHIVE: sets name and release
+unpack() { # ARCHIVE: sets name, packages and release
+  scratch=$(mktemp -d)
+  tar -xf "$1" -C "$scratch" manifest release 2>/dev/null || die 2 "$1 is not a release: it has no manifest"
+  check_fit "$scratch/release"
+  name=$(card "$scratch/release" name)
+  packages=$(card "$scratch/release" packages)
+  release=$base/releases/$name
+  same=
+  if [ -e "$release/complete" ] && cmp -s "$scratch/manifest" "$release/manifest"; then same=yes; fi
+  [ -n "$same" ] || check_space "$scratch/release"
+  rm -rf "$scratch"
+  [ -z "$same" ] || return 0
+  [ "$name" != "$(target_of current)" ] || die 2 "$name runs here with other content; give the new release a name of its own"
   work=$base/releases/.partial
   rm -rf "$work"
   mkdir -p "$work"
-  tar -xf "$1" -C "$work" manifest release || die 2 "$1 is not a release: it has no manifest"
-  check_fit "$work/release"
-  name=$(card "$work/release" name)
-  packages=$(card "$work/release" packages)
-  release=$base/releases/$name
-  if [ -e "$release/complete" ] && cmp -s "$work/manifest" "$release/manifest"; then
-    rm -rf "$work"
-    return
-  fi
-  [ "$name" != "$(target_of current)" ] || die 2 "$name runs here with other content; give the new release a name of its own"
-  check_space "$work/release"
   tar -xf "$1" -C "$work" --no-same-owner
   complete_from_others "$work"
   verify "$work"
@@ -239,7 +240,7 @@ install_units() { # RELEASE: its units and none of another release; whether anyt
       rm -f "$units/$file"
     done <"$list"
   fi
-  say "$wanted" >"$list.tmp" && mv -f "$list.tmp" "$list"
+  say "$wanted" | cmp -s - "$list" || { say "$wanted" >"$list.tmp" && mv -f "$list.tmp" "$list"; }
   [ -z "$units_changed" ] || systemctl daemon-reload
   for file in $wanted; do
     case $file in */*) continue ;; esac
@@ -353,12 +354,22 @@ go_back() { # NAME: after a failed switch, with what was previous before it in o
     systemctl stop "$unit" 2>/dev/null || true
     rm -f "$base/current"
     sync_folder "$base"
+    discard "$name"
     die 3 "FAILED: $failure; there is no release to go back to, the service is stopped"
   fi
   restore_engines
-  if switch_to "$1"; then die 1 "FAILED: $failure; ROLLED BACK to $1, which looks at $rate frames a second"; fi
+  failed=$name
+  if switch_to "$1"; then
+    discard "$failed"
+    die 1 "FAILED: $failure; ROLLED BACK to $1, which looks at $rate frames a second"
+  fi
   last_words
+  discard "$failed"
   die 3 "FAILED: $failure; ROLLED BACK to $1, which is not healthy either: $why"
+}
+
+discard() { # NAME: a release that failed takes no room; it can be sent again
+  [ "$1" = "$(target_of current)" ] || [ "$1" = "$(target_of previous)" ] || rm -rf "${base:?}/releases/$1"
 }
 
 prune() { # all but KEEP releases, never the current or the previous one; then packages that nobody needs
@@ -385,7 +396,10 @@ do_install() { # ARCHIVE [CONFIG]
     install_units "$release"
     [ -n "$units_changed" ] || die 0 "UNCHANGED: $name runs"
   fi
-  rehearse "$release" || die 1 "FAILED: $name does not pass its rehearsal; ${old:-nothing} runs as before"
+  if ! rehearse "$release"; then
+    discard "$name"
+    die 1 "FAILED: $name does not pass its rehearsal; ${old:-nothing} runs as before"
+  fi
   take_engines
   if [ -n "$old" ] && [ "$old" != "$name" ]; then point previous "$old"; fi
   if switch_to "$name"; then

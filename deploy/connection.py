@@ -74,7 +74,9 @@ class Fleet:
 def _host_data(device: Device) -> Any:
     # As ssh does it: a host whose key is not known, or is another one, is not talked to.
     data = {"ssh_strict_host_key_checking": "yes"}
-    data.update({key: getattr(device, name) for key, name in _SSH_KEYS.items() if getattr(device, name)})
+    data.update(
+        {key: getattr(device, name) for key, name in _SSH_KEYS.items() if getattr(device, name)}
+    )
     return data
 
 
@@ -93,7 +95,9 @@ class Connection:
             self._host.connect(show_errors=False, raise_exceptions=True)
         except ConnectError as error:
             raise Unreachable(_explain(str(error), device)) from error
-        except Exception as error:  # paramiko's own: a key file that cannot be read, a server that talks nonsense
+        except (
+            Exception
+        ) as error:  # paramiko's own: a key file that cannot be read, a server that talks nonsense
             raise Unreachable("{}: {}".format(type(error).__name__, error)) from error
         transport = self._host.connector.client.get_transport()
         transport.set_keepalive(_KEEPALIVE_S)
@@ -120,7 +124,9 @@ class Connection:
         line = "{{ {}; }} 2>&1; echo {}$?".format(command, _EXIT)
         try:
             _, output = self._host.run_shell_command(StringCommand(line), _timeout=timeout_s)
-        except Exception as error:  # gevent's, paramiko's and the socket's ways to say that it is over
+        except (
+            Exception
+        ) as error:  # gevent's, paramiko's and the socket's ways to say that it is over
             raise ConnectionLost("{}: {}".format(type(error).__name__, error)) from error
         lines = [str(entry.line).rstrip() for entry in output.combined_lines]
         status = _status(lines)
@@ -138,7 +144,9 @@ class Connection:
         try:
             done = self._host.put_file(source, path)
         except Exception as error:
-            raise ConnectionLost("while sending {}: {}".format(path, error or type(error).__name__)) from error
+            raise ConnectionLost(
+                "while sending {}: {}".format(path, error or type(error).__name__)
+            ) from error
         if not done:
             raise ConnectionLost("while sending {}".format(path))
         self.sent_bytes += _size(content)
@@ -163,7 +171,9 @@ def _explain(text: str, device: Device) -> str:
     port = " -p {}".format(device.port) if device.port else ""
     login = "{}@{}".format(device.user, device.address) if device.user else device.address
     if "No host key" in text:
-        return "its host key is not known here; compare it, then accept it: ssh{} {} true".format(port, login)
+        return "its host key is not known here; compare it, then accept it: ssh{} {} true".format(
+            port, login
+        )
     if "host key" in text.lower():
         return "its host key is not the known one: another machine answers, or it was set up anew (ssh-keygen -R {})".format(
             device.address

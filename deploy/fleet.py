@@ -26,7 +26,7 @@ from deploy.waves import DONE, Outcome, Plan, roll_out, table, wave_size  # noqa
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run a command on devices; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         devices = _devices(options)
         wave_size(options.wave, len(devices))
@@ -40,7 +40,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(table(outcomes))
     failed = [one.device for one in outcomes if one.kind not in DONE]
     if failed:
-        print("{}: not on {} of {}: {}".format(options.command, len(failed), len(outcomes), " ".join(failed)), file=sys.stderr)
+        print(
+            "{}: not on {} of {}: {}".format(
+                options.command, len(failed), len(outcomes), " ".join(failed)
+            ),
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 
@@ -84,9 +89,15 @@ def _finder(release: str) -> Callable[[str], str]:
         if release:
             found = [release] if os.path.isfile(release) else []
             if os.path.isdir(release):
-                found = [os.path.join(release, file) for file in sorted(os.listdir(release)) if file.endswith("-{}.tar".format(target))]
+                found = [
+                    os.path.join(release, file)
+                    for file in sorted(os.listdir(release))
+                    if file.endswith("-{}.tar".format(target))
+                ]
             if len(found) != 1:
-                raise ReleaseError("{}: {} releases for {}, one is needed".format(release, len(found), target))
+                raise ReleaseError(
+                    "{}: {} releases for {}, one is needed".format(release, len(found), target)
+                )
             return found[0]
         path = os.path.join(FOLDER, "edge-app-{}-{}.tar".format(name, target))
         if not os.path.exists(path):
@@ -97,11 +108,15 @@ def _finder(release: str) -> Callable[[str], str]:
     return find
 
 
-def _each(options: argparse.Namespace, devices: Sequence[Device], step: Callable[..., Outcome], *more: Any) -> List[Outcome]:
+def _each(
+    options: argparse.Namespace, devices: Sequence[Device], step: Callable[..., Outcome], *more: Any
+) -> List[Outcome]:
     fleet = Fleet(devices, options.parallel)
 
     def one(device: Device) -> Outcome:
-        return steps.outcome_of(fleet, device, lambda connection, facts: step(connection, facts, device, *more))
+        return steps.outcome_of(
+            fleet, device, lambda connection, facts: step(connection, facts, device, *more)
+        )
 
     return fleet.map(one, devices)
 
@@ -146,25 +161,55 @@ def _told(outcome: Outcome) -> Outcome:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="deploy.fleet", description="Bring releases of edge-app to devices.")
+    parser = argparse.ArgumentParser(
+        prog="deploy.fleet", description="Bring releases of edge-app to devices."
+    )
     parser.add_argument("command", choices=sorted(_COMMANDS))
-    parser.add_argument("hosts", nargs="*", metavar="HOST", help="name, user@name or user@name:port")
+    parser.add_argument(
+        "hosts", nargs="*", metavar="HOST", help="name, user@name or user@name:port"
+    )
     parser.add_argument("--inventory", metavar="FILE", help="YAML, see deploy/inventory.py")
     parser.add_argument("--group", default="", help="only this group of the inventory")
-    parser.add_argument("--release", default="", metavar="PATH", help="an archive or a folder of them; default: build one")
-    parser.add_argument("--canary", type=int, default=1, help="devices that go first, one by one (default 1)")
-    parser.add_argument("--wave", default="", help="share or number of devices at a time (default 10%%, ten at least)")
-    parser.add_argument("--max-fail", type=int, default=0, help="go on while no more than these fail (default 0)")
-    parser.add_argument("--parallel", type=int, default=32, help="connections at a time (default 32)")
-    parser.add_argument("--to", default="", metavar="RELEASE", help="rollback: to this one (default: the one before)")
+    parser.add_argument(
+        "--release",
+        default="",
+        metavar="PATH",
+        help="an archive or a folder of them; default: build one",
+    )
+    parser.add_argument(
+        "--canary", type=int, default=1, help="devices that go first, one by one (default 1)"
+    )
+    parser.add_argument(
+        "--wave",
+        default="",
+        help="share or number of devices at a time (default 10%%, ten at least)",
+    )
+    parser.add_argument(
+        "--max-fail", type=int, default=0, help="go on while no more than these fail (default 0)"
+    )
+    parser.add_argument(
+        "--parallel", type=int, default=32, help="connections at a time (default 32)"
+    )
+    parser.add_argument(
+        "--to",
+        default="",
+        metavar="RELEASE",
+        help="rollback: to this one (default: the one before)",
+    )
     parser.add_argument("--lines", type=int, default=50, help="logs: so many")
     parser.add_argument("--user", help="of ssh, where the inventory says nothing; so are all below")
     parser.add_argument("--port", type=int)
     parser.add_argument("--key", metavar="FILE")
     parser.add_argument("--known-hosts", metavar="FILE")
-    parser.add_argument("--health-s", type=float, help="a new release is watched for so long (default 20)")
-    parser.add_argument("--start-s", type=float, help="its first frame must come within (default 180)")
-    parser.add_argument("--rate-hz", type=float, help="frames it must look at in a second (default 5)")
+    parser.add_argument(
+        "--health-s", type=float, help="a new release is watched for so long (default 20)"
+    )
+    parser.add_argument(
+        "--start-s", type=float, help="its first frame must come within (default 180)"
+    )
+    parser.add_argument(
+        "--rate-hz", type=float, help="frames it must look at in a second (default 5)"
+    )
     return parser
 
 

@@ -18,8 +18,21 @@ has none yet; one that is there is never changed.
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-_KEYS = ("address", "user", "port", "key", "known_hosts", "target", "health_s", "start_s", "rate_hz", "settings")
-_HOST = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<address>\[[0-9a-fA-F:.]+\]|[^:\s]+)(?::(?P<port>\d+))?$")
+_KEYS = (
+    "address",
+    "user",
+    "port",
+    "key",
+    "known_hosts",
+    "target",
+    "health_s",
+    "start_s",
+    "rate_hz",
+    "settings",
+)
+_HOST = re.compile(
+    r"(?:(?P<user>[^@\s]+)@)?(?P<address>\[[0-9a-fA-F:.]+\]|[^:\s]+)(?::(?P<port>\d+))?$"
+)
 
 
 class InventoryError(Exception):
@@ -52,7 +65,9 @@ def devices_named(names: Sequence[str], options: Optional[Dict[str, Any]] = None
     for name in names:
         match = _HOST.match(name)
         if match is None or name.startswith("-"):
-            raise InventoryError("{}: not a host; write name, user@name or user@name:port".format(name))
+            raise InventoryError(
+                "{}: not a host; write name, user@name or user@name:port".format(name)
+            )
         values = dict(options or {}, address=match.group("address").strip("[]"))
         if match.group("user"):
             values["user"] = match.group("user")
@@ -62,7 +77,9 @@ def devices_named(names: Sequence[str], options: Optional[Dict[str, Any]] = None
     return list(found.values())
 
 
-def read_inventory(path: str, group: str = "", options: Optional[Dict[str, Any]] = None) -> List[Device]:
+def read_inventory(
+    path: str, group: str = "", options: Optional[Dict[str, Any]] = None
+) -> List[Device]:
     """Devices of an inventory file, in its order.
 
     Args:
@@ -73,19 +90,32 @@ def read_inventory(path: str, group: str = "", options: Optional[Dict[str, Any]]
         InventoryError: it is missing, no YAML, or has a key that is not known.
     """
     tree = _read(path)
-    groups = {name: _mapping(value, "groups." + name, path) for name, value in tree["groups"].items()}
+    groups = {
+        name: _mapping(value, "groups." + name, path) for name, value in tree["groups"].items()
+    }
     if group and group not in groups:
-        raise InventoryError("{}: no group {}; there are {}".format(path, group, ", ".join(groups) or "none"))
-    hosts = {str(name): _mapping(value, "hosts." + str(name), path) for name, value in tree["hosts"].items()}
+        raise InventoryError(
+            "{}: no group {}; there are {}".format(path, group, ", ".join(groups) or "none")
+        )
+    hosts = {
+        str(name): _mapping(value, "hosts." + str(name), path)
+        for name, value in tree["hosts"].items()
+    }
     for values in groups.values():
         for name in values.get("hosts") or []:
             hosts.setdefault(str(name), {})
     found = []
     for name, own in hosts.items():
-        member_of = [values for values in groups.values() if name in [str(host) for host in values.get("hosts") or []]]
+        member_of = [
+            values
+            for values in groups.values()
+            if name in [str(host) for host in values.get("hosts") or []]
+        ]
         if group and groups[group] not in member_of:
             continue
-        layers = [options or {}, tree["defaults"]] + [_without_hosts(one) for one in member_of] + [own]
+        layers = (
+            [options or {}, tree["defaults"]] + [_without_hosts(one) for one in member_of] + [own]
+        )
         found.append(_device(name, _merged(layers), "{}: {}".format(path, name)))
     if not found:
         raise InventoryError("{}: no hosts in it".format(path))
@@ -104,7 +134,9 @@ def _read(path: str) -> Dict[str, Dict[str, Any]]:
         raise InventoryError("{}: {}".format(path, " ".join(str(error).split()))) from error
     unknown = sorted(set(tree) - {"defaults", "groups", "hosts"})
     if unknown:
-        raise InventoryError("{}: {}: not known; there are defaults, groups and hosts".format(path, unknown[0]))
+        raise InventoryError(
+            "{}: {}: not known; there are defaults, groups and hosts".format(path, unknown[0])
+        )
     return {name: _mapping(tree.get(name), name, path) for name in ("defaults", "groups", "hosts")}
 
 
@@ -133,8 +165,12 @@ def _merged(layers: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
 def _device(name: str, values: Dict[str, Any], where: str) -> Device:
     unknown = sorted(set(values) - set(_KEYS))
     if unknown:
-        raise InventoryError("{}: {}: not known; there are {}".format(where, unknown[0], ", ".join(_KEYS)))
-    numbers = {key: values[key] for key in ("port", "health_s", "start_s", "rate_hz") if key in values}
+        raise InventoryError(
+            "{}: {}: not known; there are {}".format(where, unknown[0], ", ".join(_KEYS))
+        )
+    numbers = {
+        key: values[key] for key in ("port", "health_s", "start_s", "rate_hz") if key in values
+    }
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise InventoryError("{}: {}: {!r} is not a number".format(where, key, value))

@@ -146,7 +146,10 @@ def build_wheel(folder: str, epoch: int) -> str:
             shutil.copyfile(os.path.join(ROOT, name), place)
             os.chmod(place, 0o644)
         environment = dict(os.environ, SOURCE_DATE_EPOCH=str(epoch), PYTHONHASHSEED="0")
-        _pip(["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, copy], environment)
+        _pip(
+            ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, copy],
+            environment,
+        )
     names = os.listdir(folder)
     if len(names) != 1:
         raise ReleaseError("expected one wheel of ours, got {}".format(names))
@@ -179,7 +182,9 @@ def _digest_of(places: Sequence[str]) -> str:
 
 def source_date() -> int:
     """The date of every file in a release, in seconds since 1970."""
-    return int(os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or _NO_GIT_EPOCH)
+    return int(
+        os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or _NO_GIT_EPOCH
+    )
 
 
 def _git(*arguments: str) -> str:
@@ -204,7 +209,9 @@ def fetch_wheels(target: Target) -> List[str]:
         found = _checked(folder, wanted)
     lost = sorted(set(wanted) - set(found))
     if lost:
-        raise ReleaseError("{}: no wheel of {} with the right sum".format(target.name, ", ".join(lost)))
+        raise ReleaseError(
+            "{}: no wheel of {} with the right sum".format(target.name, ", ".join(lost))
+        )
     return sorted(found.values()) + _built_wheels(target)
 
 
@@ -245,7 +252,9 @@ def _download(target: Target, folder: str, lock: Optional[str] = None) -> None:
     for platform in target.platforms:
         options += ["--platform", platform]
     hashes = [] if lock else ["--require-hashes"]
-    _pip(["download", "--no-deps", "-d", folder, "-r", lock or lock_path(target)] + hashes + options)
+    _pip(
+        ["download", "--no-deps", "-d", folder, "-r", lock or lock_path(target)] + hashes + options
+    )
 
 
 def _built_wheels(target: Target) -> List[str]:
@@ -259,7 +268,13 @@ def _built_wheels(target: Target) -> List[str]:
     if not os.path.isdir(folder) or len(os.listdir(folder)) != len(wanted):
         with tempfile.TemporaryDirectory(dir=FOLDER, prefix=".built-") as work:
             environment = dict(os.environ, SOURCE_DATE_EPOCH=str(_NO_GIT_EPOCH), PYTHONHASHSEED="0")
-            options = ["--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--no-cache-dir"]
+            options = [
+                "--no-deps",
+                "--no-build-isolation",
+                "--no-binary",
+                ":all:",
+                "--no-cache-dir",
+            ]
             _pip(["wheel", "--require-hashes", "-r", lock, "-w", work] + options, environment)
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(work, folder)
@@ -287,10 +302,16 @@ def relock(target: Target) -> None:
         with open(versions, "w", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in lines)
         _download(target, folder, versions)
-        sums = {_pin_of(name): sha256_of(os.path.join(folder, name)) for name in os.listdir(folder) if name.endswith(".whl")}
+        sums = {
+            _pin_of(name): sha256_of(os.path.join(folder, name))
+            for name in os.listdir(folder)
+            if name.endswith(".whl")
+        }
     with open(path, "w", encoding="utf-8") as file:
         for line in lines:
-            file.write("{} --hash=sha256:{}\n".format(line, sums[line]) if line in sums else line + "\n")
+            file.write(
+                "{} --hash=sha256:{}\n".format(line, sums[line]) if line in sums else line + "\n"
+            )
 
 
 def _pin_of(wheel: str) -> str:
@@ -300,10 +321,16 @@ def _pin_of(wheel: str) -> str:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="deploy.release", description="Build releases of edge-app.")
-    parser.add_argument("what", nargs="*", metavar="TARGET", help="[lock] and any of: " + ", ".join(TARGETS))
+    parser = argparse.ArgumentParser(
+        prog="deploy.release", description="Build releases of edge-app."
+    )
+    parser.add_argument(
+        "what", nargs="*", metavar="TARGET", help="[lock] and any of: " + ", ".join(TARGETS)
+    )
     parser.add_argument("--name", default="", help="of the release; default: version and commit")
-    parser.add_argument("--out", default=FOLDER, help="folder of the archives (default: build/release)")
+    parser.add_argument(
+        "--out", default=FOLDER, help="folder of the archives (default: build/release)"
+    )
     options = parser.parse_args(arguments)
     locking = options.what[:1] == ["lock"]
     names = options.what[int(locking) :] or list(USUAL)

@@ -26,7 +26,7 @@ _FACTS = (
     "$p -c 'import sys; print(\"python=%d.%d\" % sys.version_info[:2])' 2>/dev/null; done; true"
 )
 _NO_ROOT = (
-    "no root there without a password: log in once and run  echo \"$USER ALL=(ALL) NOPASSWD: ALL\" | "
+    'no root there without a password: log in once and run  echo "$USER ALL=(ALL) NOPASSWD: ALL" | '
     "sudo tee /etc/sudoers.d/deploy"
 )
 
@@ -70,7 +70,9 @@ class Releases:
         key = (target, names)
         if key not in self._parts:
             release = self.of(target)
-            path = os.path.join(FOLDER, "part-{}-{}-{}.tar".format(release.name, target, len(self._parts)))
+            path = os.path.join(
+                FOLDER, "part-{}-{}-{}.tar".format(release.name, target, len(self._parts))
+            )
             with tarfile.open(release.path) as source, tarfile.open(path, "w") as part:
                 for entry in source:
                     if entry.name in names:
@@ -90,7 +92,12 @@ def at(fleet: Fleet, device: Device) -> Iterator[Any]:
     with fleet.connection(device) as connection:
         said = connection.run(_FACTS, _SHORT_S)
         pythons = [line.split("=")[1] for line in said.lines if line.startswith("python=")]
-        facts = Facts(said.value("folder"), said.value("machine"), pythons, "sudo -n " if said.value("root") == "sudo" else "")
+        facts = Facts(
+            said.value("folder"),
+            said.value("machine"),
+            pythons,
+            "sudo -n " if said.value("root") == "sudo" else "",
+        )
         try:
             if not said.value("root"):
                 raise Refused(_NO_ROOT)
@@ -110,7 +117,9 @@ def _remove(connection: Connection, folder: str) -> None:
         pass  # the next connection to this device cleans up
 
 
-def outcome_of(fleet: Fleet, device: Device, task: Callable[[Connection, Facts], Outcome]) -> Outcome:
+def outcome_of(
+    fleet: Fleet, device: Device, task: Callable[[Connection, Facts], Outcome]
+) -> Outcome:
     """Run a task on a device; whatever happens becomes an outcome."""
     started = time.monotonic()
     sent = 0
@@ -145,7 +154,10 @@ def deploy(connection: Connection, facts: Facts, device: Device, releases: Relea
     connection.put(releases.part(target, names), folder + "/part.tar")
     command = "install {}/part.tar".format(folder)
     if device.settings:
-        connection.put(configuration(releases.text(target, "config/edge-app.yaml"), device), folder + "/edge-app.yaml")
+        connection.put(
+            configuration(releases.text(target, "config/edge-app.yaml"), device),
+            folder + "/edge-app.yaml",
+        )
         command += " {}/edge-app.yaml".format(folder)
     return _judged(device, _script(connection, facts, command, device))
 
@@ -175,7 +187,9 @@ def configuration(default: bytes, device: Device) -> bytes:
 
 def _script(connection: Connection, facts: Facts, command: str, device: Device) -> Said:
     """Run the device's script as root."""
-    limits = "HEALTH_S={:.0f} START_S={:.0f} RATE_HZ={:g}".format(device.health_s, device.start_s, device.rate_hz)
+    limits = "HEALTH_S={:.0f} START_S={:.0f} RATE_HZ={:g}".format(
+        device.health_s, device.start_s, device.rate_hz
+    )
     line = "{}env {} sh {}/activate.sh {}".format(facts.sudo, limits, facts.folder, command)
     return connection.run(line, _LONGEST_S)
 
@@ -194,7 +208,11 @@ def _judged(device: Device, said: Said, done: str = "deployed") -> Outcome:
     release = ""
     if said.status == 0:
         release = words[words.index("to") + 1 if text.startswith("ROLLED") else 1].rstrip(":")
-    rate = words[words.index("looks") + 2] if "looks" in words and words[words.index("looks") + 1] == "at" else "0"
+    rate = (
+        words[words.index("looks") + 2]
+        if "looks" in words and words[words.index("looks") + 1] == "at"
+        else "0"
+    )
     if said.status == 0:
         return Outcome(device.name, kind, "", (), release, float(rate))
     return Outcome(device.name, kind, text, said.lines, _running(said))
@@ -209,7 +227,9 @@ def _running(said: Said) -> str:
 def rollback(connection: Connection, facts: Facts, device: Device, name: str) -> Outcome:
     """To the release before, or to a named one."""
     connection.put(_own_script(), facts.folder + "/activate.sh")
-    said = _script(connection, facts, "rollback {}".format(shlex.quote(name)) if name else "rollback", device)
+    said = _script(
+        connection, facts, "rollback {}".format(shlex.quote(name)) if name else "rollback", device
+    )
     return _judged(device, said, "rolled back by hand")
 
 
@@ -218,12 +238,22 @@ def status(connection: Connection, facts: Facts, device: Device) -> Outcome:
     connection.put(_own_script(), facts.folder + "/activate.sh")
     said = _script(connection, facts, "status", device)
     words = [said.value("state") or "no service", said.value("status")]
-    words += ["{} restarts".format(said.value("restarts"))] if said.value("restarts") not in ("", "0") else []
+    words += (
+        ["{} restarts".format(said.value("restarts"))]
+        if said.value("restarts") not in ("", "0")
+        else []
+    )
     words += ["a new configuration lies beside the old one"] if said.value("new_config") else []
     words += ["a deploy is at work"] if said.value("busy") else []
     words.append("{} MB free".format(said.value("free_mb")))
     kind = "answered" if said.value("state") == "active" else "failed"
-    return Outcome(device.name, kind, ", ".join(word for word in words if word), (), said.value("release") or "none")
+    return Outcome(
+        device.name,
+        kind,
+        ", ".join(word for word in words if word),
+        (),
+        said.value("release") or "none",
+    )
 
 
 def logs(connection: Connection, facts: Facts, device: Device, lines: int) -> Outcome:
@@ -238,7 +268,11 @@ def provision(connection: Connection, facts: Facts, device: Device) -> Outcome:
     with open(os.path.join(ROOT, "deploy", "provision.sh"), "rb") as file:
         connection.put(file.read(), facts.folder + "/provision.sh")
     said = connection.run("{}sh {}/provision.sh".format(facts.sudo, facts.folder), _LONGEST_S)
-    kind = "failed" if said.status else "unchanged" if _last(said).startswith("UNCHANGED") else "provisioned"
+    kind = (
+        "failed"
+        if said.status
+        else "unchanged" if _last(said).startswith("UNCHANGED") else "provisioned"
+    )
     return Outcome(device.name, kind, _last(said), said.lines)
 
 

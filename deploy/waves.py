@@ -49,7 +49,9 @@ def wave_size(wave: str, total: int) -> int:
 Deploy = Callable[[Sequence[Device]], List[Outcome]]
 
 
-def roll_out(devices: Sequence[Device], plan: Plan, deploy: Deploy, tell: Callable[[str], None]) -> List[Outcome]:
+def roll_out(
+    devices: Sequence[Device], plan: Plan, deploy: Deploy, tell: Callable[[str], None]
+) -> List[Outcome]:
     """Deploy to the canaries, then wave by wave; stop when too many fail. Outcomes in the order of the devices.
 
     A canary that is down or busy proves nothing: the next device takes its place. One that fails ends it all.
@@ -76,7 +78,11 @@ def roll_out(devices: Sequence[Device], plan: Plan, deploy: Deploy, tell: Callab
         outcomes.update((outcome.device, outcome) for outcome in deploy(wave))
         failed = sum(outcome.kind in FAILURES for outcome in outcomes.values())
         if rest and failed > plan.max_fail:
-            tell("{} failed, {} may: stopped, {} devices not tried".format(failed, plan.max_fail, len(rest)))
+            tell(
+                "{} failed, {} may: stopped, {} devices not tried".format(
+                    failed, plan.max_fail, len(rest)
+                )
+            )
             break
     return _in_order(devices, outcomes)
 
@@ -94,5 +100,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
         seconds = "{:.0f}".format(one.seconds) if one.seconds else ""
         rows.append((one.device, one.kind, one.release, rate, seconds, sent, one.text))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    lines = ["  ".join([cell.ljust(width) for cell, width in zip(row, widths)] + [row[-1]]) for row in rows]
+    lines = [
+        "  ".join([cell.ljust(width) for cell, width in zip(row, widths)] + [row[-1]])
+        for row in rows
+    ]
     return "\n".join(line.rstrip() for line in lines)
