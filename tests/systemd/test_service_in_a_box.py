@@ -45,6 +45,21 @@ while kills() == before:
     eaten.append(bytearray(1 << 20))
 print("the kernel has killed", kills() - before)
 """
+# A start that takes eight seconds, in a unit that allows five.
+SLOW_START = """
+import os, sys, time
+from edge_app.appliance.service import Notifier
+from edge_app.appliance.status import Status
+from edge_app.frames import Figures, Picture
+status = Status()
+status.waiting(sys.argv[1], sys.argv[2])
+with Notifier(status, os.environ["NOTIFY_SOCKET"]) as systemd:
+    for _ in range(80):
+        systemd.idle()
+        time.sleep(0.1)
+    systemd.show(Picture(None, None, None, Figures(30.0, 30.0, 30.0, 20.0, {}, {})))
+    time.sleep(600)
+"""
 PROPERTIES = (
     "ActiveState SubState Result MainPID NRestarts StatusText ExecMainStatus UnitFileState".split()
 )
@@ -77,14 +92,15 @@ def state(box):
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
-def wait_until(box, holds, what):
-    """The state for which ``holds``, and how long that took."""
+def wait_until(box, holds, what=""):
+    """The state for which ``holds``; ``what`` is printed with the seconds that took."""
     started = time.monotonic()
     while True:
         now = state(box)
         took_s = time.monotonic() - started
         if holds(now):
-            print("{:<60}{:6.1f} s".format(what, took_s))
+            if what:
+                print("{:<60}{:6.1f} s".format(what, took_s))
             return now
         if took_s > PATIENCE_S:
             units = "-u edge-app -u edge-app-camera -u nvargus-daemon"
@@ -107,7 +123,7 @@ def wait_for_recovery(box, before, what):
 
 def ready(box):
     """The state of a service that runs; each test begins with one."""
-    return wait_until(box, is_ready, "(runs)")
+    return wait_until(box, is_ready)
 
 
 def test_the_start_waits_for_a_camera_and_is_ready_with_its_first_frame(box):
@@ -123,6 +139,19 @@ def test_the_start_waits_for_a_camera_and_is_ready_with_its_first_frame(box):
     running = wait_until(box, lambda now: "fps" in now["StatusText"], "until its figures are told")
     assert running["NRestarts"] == "0", running
     print(running["StatusText"])
+
+
+def test_more_time_is_given_to_a_start_that_says_what_it_waits_for(box):
+    """The same start with and without a reason."""
+    box.write("/opt/slow.py", SLOW_START)
+    line = "systemd-run --quiet --unit slow-{0} -p Type=notify -p TimeoutStartSec=5 /usr/bin/env"
+    line += " PYTHONPATH=$(echo /opt/edge-app/current/venv/lib/python3*/site-packages)"
+    line += " /usr/bin/python3 /opt/slow.py camera {1}"
+    assert box.run(line.format("told", "away"), check=False).returncode == 0
+    assert box.run(line.format("silent", "''"), check=False).returncode != 0
+    results = box.run("systemctl show --value -p Result slow-told slow-silent").stdout.split()
+    assert results == ["success", "timeout"]
+    box.run("systemctl stop slow-told; systemctl reset-failed slow-silent")
 
 
 def test_it_has_no_rights_and_little_exposure(box):
