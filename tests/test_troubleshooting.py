@@ -2,13 +2,20 @@
 
 import os
 import re
+import shlex
 
 import pytest
 from messages import ANY, ROOT, collect, says_something, template
 
+from edge_app.arguments import parse
+from edge_app.config import Settings, flatten
+
 DOCUMENT = os.path.join(ROOT, "docs", "troubleshooting.md")
 SYMPTOMS = ("The picture is not as it should be", "Heat and power")  # without a message
 NOT_OURS = SYMPTOMS + ("Messages of others",)  # sections whose messages are not in our source
+SECTIONS = Settings._fields
+SWITCHES = ("--force", "--json", "--verbose")
+NOT_OF_THE_PROGRAM = ("--shm-size=256m", "--system-site-packages")
 ADVICE = """\
 docs/troubleshooting.md has no entry for this message:
 
@@ -79,6 +86,46 @@ def test_every_entry_says_what_to_do():
             assert entry.patterns, "a heading without a message: " + entry.heading
         if entry.section not in NOT_OURS:
             assert all(says_something(pattern) for pattern in entry.patterns), entry.patterns
+
+
+def cures():
+    """Every piece of code that stands below a heading."""
+    for entry in entries():
+        for code in _code(re.sub(r"^Also: (?:.+\n)+", "", entry.body, flags=re.MULTILINE)):
+            yield " ".join(code.split())
+
+
+def _is_understood(command, words):
+    try:
+        parse([command] + words)
+    except SystemExit:
+        return False
+    return True
+
+
+def test_every_command_of_ours_that_it_tells_is_understood(capsys):
+    for code in cures():
+        words = shlex.split(code) or [""]
+        if words[0] == "edge-app" and len(words) > 1:
+            assert _is_understood(words[1], words[2:]), code
+        elif words[0].startswith("--") and words[0] not in NOT_OF_THE_PROGRAM:
+            commands = (("run", []), ("convert", ["m.onnx"]), ("detect", ["a.jpg"]), ("check", []))
+            value = [] if len(words) > 1 or words[0] in SWITCHES else ["5"]
+            known = [one for one, more in commands if _is_understood(one, more + words + value)]
+            assert known, code
+
+
+def test_every_setting_that_it_names_exists():
+    known = dict(flatten(Settings()))
+    named = [code.partition(":")[0] for code in cures()]
+    settings = [
+        name
+        for name in named
+        if re.match(r"[a-z]+\.[a-z_]+$", name) and name.split(".")[0] in SECTIONS
+    ]
+    assert len(settings) > 10
+    for name in settings:
+        assert name in known, "there is no setting {}".format(name)
 
 
 @pytest.mark.parametrize(
