@@ -7,6 +7,7 @@ A USB camera cannot be had here: its line runs with shared memory in place of th
 same error on the bus (a resource that cannot be read), and a file in place of the device node.
 """
 
+import gc
 import os
 import signal
 import subprocess
@@ -193,6 +194,36 @@ def test_a_camera_that_stays_away_ends_the_pipeline(nvstub, monkeypatch, model):
         ) as caught:
             rig.watch(lambda: False)
     assert caught.value.exit_status == 69 and not rig.pipeline.camera.stuck
+
+
+@pytest.mark.parametrize(
+    "variable, value",
+    [("NVSTUB_CAMERAS", "0"), ("NVSTUB_FAULT", "identity eos-after=3")],
+    ids=["cannot be opened", "dies again and again"],
+)
+def test_trying_for_a_year_leaves_nothing_behind(nvstub, monkeypatch, variable, value):
+    """File descriptors and threads after three attempts and after nine; pauses pass by a clock set by hand."""
+    monkeypatch.setenv(variable, value)
+    now, made = [0.0], []
+
+    def make():
+        made.append(now[0])
+        return open_csi()
+
+    def left(attempts):
+        while len(made) <= attempts:
+            camera.read(0.02)
+            now[0] += 1.0
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    camera = RecoveringCamera(
+        make, RecoverySettings(), Status(), lambda: False, clock=lambda: now[0]
+    )
+    with camera:
+        few = left(3)
+        assert left(9) <= few + 4  # one may be open now that was not then
+    assert "camera opening" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_camera_daemon_that_dies_and_returns(nvstub, monkeypatch, model, daemon):
