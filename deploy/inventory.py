@@ -31,7 +31,7 @@ _KEYS = (
     "settings",
 )
 _HOST = re.compile(
-    r"(?:(?P<user>[^@\s]+)@)?(?P<address>\[[0-9a-fA-F:.]+\]|[^:\s]+)(?::(?P<port>\d+))?$"
+    r"(?:(?P<user>[^@\s]+)@)?(?P<address>\[[0-9a-fA-F:.]+\]|[^:@\s]+)(?::(?P<port>\d+))?$"
 )
 
 

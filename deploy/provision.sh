@@ -1,0 +1,204 @@
+#!/bin/sh
+# Makes a machine a device; runs there as root, sent by 'make provision'. What is done already is not done again.
+#   JetPack 4.6, 5, 6: apt packages, pycuda against the device's CUDA, full power, clocks at every boot, swap
+#   Debian, Ubuntu:    apt packages for the CPU detector
+#   all:               user edge-app and its groups, limits of the log
+# The last line is UNCHANGED or says how much was changed. Needs the internet, unlike a deploy.
+set -eu
+umask 022
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
+export PATH LC_ALL=C DEBIAN_FRONTEND=noninteractive PIP_ROOT_USER_ACTION=ignore
+
+root=${EDGE_APP_ROOT:-} # another root, for tests of what is written
+SWAP_MB=${SWAP_MB:-4096} # of a Jetson; building an engine on 4 GB needs it
+changes=0
+
+say() { printf '%s\n' "$*"; }
+changed() {
+  changes=$((changes + 1))
+  say "changed: $*"
+}
+
+l4t_of() { sed -n 's/^# R\([0-9]*\).*REVISION: \([0-9.]*\).*/\1.\2/p' "$root/etc/nv_tegra_release" 2>/dev/null || true; }
+
+write() { # PATH MODE < content: true when it was another one
+  new=$(mktemp)
+  cat >"$new"
+  if cmp -s "$new" "$root$1"; then
+    rm -f "$new"
+    return 1
+  fi
+  mkdir -p "$(dirname "$root$1")"
+  install -m "$2" "$new" "$root$1"
+  rm -f "$new"
+  changed "wrote $1"
+}
+
+# --- packages ------------------------------------------------------------------------------------------------------------
+
+wanted_packages() {
+  # GStreamer for Python: the ribbon camera, RTSP. libgomp1: onnxruntime. The rest: builds of pycuda.
+  say python3 python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
+    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav \
+    gstreamer1.0-plugins-ugly libgomp1 python3-venv sudo util-linux
+  if [ -n "$l4t" ]; then
+    say python3-numpy python3-dev python3-distutils g++ libopencv-python v4l-utils
+    case $l4t in 32.*) ;; *) say python3-libnvinfer ;; esac
+  elif [ "$(uname -m)" = aarch64 ]; then
+    say python3-numpy python3-opencv # a release for this Python may leave them to JetPack
+  fi
+}
+
+is_installed() {
+  dpkg-query -W -f '${Status} ${Provides}\n' "$1" "${1}t64" 2>/dev/null | grep -q '^install ok installed'
+}
+
+install_packages() {
+  missing=
+  for package in $(wanted_packages); do
+    is_installed "$package" || missing="$missing $package"
+  done
+  [ -n "$missing" ] || return 0
+  apt-get update -qq || say "the package lists could not be refreshed; going on with the old ones"
+  failed=
+  # shellcheck disable=SC2086  # a list of words is meant
+  if apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1; then
+    changed "installed$missing"
+    return 0
+  fi
+  for package in $missing; do # a name that this system does not know must not cost the others
+    if apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1; then
+      changed "installed $package"
+    else
+      failed="$failed $package"
+    fi
+  done
+  [ -z "$failed" ] || say "not to be had here:$failed"
+  if ! is_installed python3-gi; then
+    say "python3-gi is needed and could not be installed: is there a way to the internet, and a package list?"
+    exit 1
+  fi
+}
+
+# --- pycuda, which nobody publishes for a Jetson ---------------------------------------------------------------------------
+
+install_pycuda() {
+  cuda=${CUDA_ROOT:-/usr/local/cuda}
+  place=$root/opt/edge-app/pycuda # every release of ours has it on its path
+  [ -x "$cuda/bin/nvcc" ] || { say "no CUDA compiler in $cuda: sudo apt install nvidia-jetpack, then again" && return 1; }
+  stamp="$("$cuda/bin/nvcc" --version | tail -n 1) $(python3 --version 2>&1)"
+  [ "$(cat "$place/complete" 2>/dev/null)" != "$stamp" ] || return 0
+  rm -rf "$place"
+  mkdir -p "$place"
+  tools=$(mktemp -d)
+  # JetPack 4's own pip cannot read today's wheels; a newer one lies in an environment that goes again. What it sees of
+  # the system is numpy, which pycuda is built against and which must not be installed over it.
+  python3 -m venv --system-site-packages "$tools"
+  if python3 -c 'import sys; sys.exit(sys.version_info >= (3, 7))'; then
+    # 2022.1 is the last for Python 3.6; its own build would pin an old numpy and compile that for hours.
+    pip "pip==21.3.1" "setuptools==59.6.0" "wheel==0.37.1"
+    pip --target "$place" --no-deps "pytools==2021.2.9" "mako<1.2" "markupsafe<2.1" appdirs "platformdirs<2.5" \
+      "typing-extensions<4.2" dataclasses
+    pycuda=pycuda==2022.1
+  else
+    pip -U pip "setuptools<81" wheel
+    pip --target "$place" --no-deps "pytools<2025" mako markupsafe platformdirs typing-extensions
+    pycuda="pycuda<2025"
+  fi
+  CUDA_ROOT=$cuda PATH=$cuda/bin:$PATH pip --no-build-isolation --no-deps --target "$place" "$pycuda"
+  rm -rf "$tools"
+  PYTHONPATH=$place python3 -c 'import pycuda.driver' || { say "pycuda was built and does not load" && return 1; }
+  say "$stamp" >"$place/complete"
+  changed "built $pycuda against $cuda"
+}
+
+pip() { nice -n 5 "$tools/bin/python" -m pip --disable-pip-version-check -q install "$@"; }
+
+# --- a Jetson's power, clocks, swap ------------------------------------------------------------------------------------------
+
+full_power() { # of the Nano; what the modes of an Orin mean depends on the board and on what it is cooled by
+  command -v nvpmodel >/dev/null || return 0
+  case $l4t in 32.*) ;; *) say "the power mode stays as it is: nvpmodel -q" && return 0 ;; esac
+  if [ "$(nvpmodel -q 2>/dev/null | tail -n 1)" != 0 ]; then
+    nvpmodel -m 0 </dev/null && changed "power mode 0 (all cores, full clocks); it stays over a reboot"
+  fi
+}
+
+clocks_unit() { # nvpmodel allows the clocks, jetson_clocks holds them there, and forgets at every boot
+  command -v jetson_clocks >/dev/null || return 0
+  write /etc/systemd/system/edge-app-clocks.service 644 <<X || return 0
+[Unit]
+Description=Clocks of a Jetson at their highest, for edge-app
+After=nvpmodel.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=$(command -v jetson_clocks)
+
+[Install]
+WantedBy=multi-user.target
+X
+  systemctl daemon-reload
+  systemctl enable -q --now edge-app-clocks.service
+}
+
+swap_file() {
+  [ "$(awk '/^SwapTotal/ { print int($2 / 1024) }' /proc/meminfo)" -lt "$((SWAP_MB / 2))" ] || return 0
+  [ ! -e /var/swap.edge-app ] || return 0
+  free=$(df -Pk /var | awk 'NR == 2 { print int($4 / 1024) }')
+  [ "$free" -gt $((SWAP_MB * 2)) ] || { say "no room for a swap file: $free MB free" && return 0; }
+  fallocate -l "${SWAP_MB}M" /var/swap.edge-app
+  chmod 600 /var/swap.edge-app
+  mkswap /var/swap.edge-app >/dev/null
+  swapon /var/swap.edge-app
+  grep -q '^/var/swap.edge-app ' /etc/fstab || say '/var/swap.edge-app none swap sw,pri=1 0 0' >>/etc/fstab
+  changed "a swap file of $SWAP_MB MB"
+}
+
+# --- every device ----------------------------------------------------------------------------------------------------------
+
+service_user() {
+  if ! id edge-app >/dev/null 2>&1; then
+    useradd --system --home-dir /var/lib/edge-app --no-create-home --shell /usr/sbin/nologin edge-app
+    changed "the user edge-app, without a shell or a password"
+  fi
+  for group in video render; do
+    getent group "$group" >/dev/null || continue
+    id -nG edge-app | tr ' ' '\n' | grep -qx "$group" && continue
+    usermod -a -G "$group" edge-app
+    changed "edge-app is in the group $group"
+  done
+}
+
+log_limits() { # a camera daemon in trouble has filled cards with its log, in the journal and once more in syslog
+  write /etc/systemd/journald.conf.d/edge-app.conf 644 <<'X' || return 0
+[Journal]
+Storage=persistent
+ForwardToSyslog=no
+SystemMaxUse=200M
+SystemKeepFree=500M
+RuntimeMaxUse=50M
+MaxRetentionSec=1month
+RateLimitIntervalSec=30s
+RateLimitBurst=2000
+X
+  [ -n "$root" ] || systemctl restart systemd-journald
+}
+
+l4t=$(l4t_of)
+case $l4t in
+32.[67].* | 35.* | 36.* | '') ;;
+*) say "L4T $l4t is not JetPack 4.6, 5 or 6; going on, tell us how it went" ;;
+esac
+say "$(uname -m), L4T ${l4t:-none}, $(sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' /etc/os-release), $(python3 --version 2>&1)"
+install_packages
+service_user
+log_limits
+if [ -n "$l4t" ]; then
+  full_power
+  clocks_unit
+  swap_file
+  install_pycuda || { say "FAILED: without pycuda the GPU is not used" && exit 1; }
+fi
+if [ "$changes" -eq 0 ]; then say "UNCHANGED: everything is as it should be"; else say "DONE: $changes changes"; fi
