@@ -13,7 +13,7 @@ export PATH LC_ALL=C
 
 here=$(cd "$(dirname "$0")" && pwd)
 unit=edge-app-first-boot.service
-steps="host_keys login name grow swap release"
+steps="host_keys login name grow swap provision release"
 
 say() { printf 'first boot: %s\n' "$*"; }
 put() { # PATH MODE: standard input becomes the file, whole or not at all
@@ -91,8 +91,8 @@ grow() { # the partition of / up to the end of the card, then its file system
 }
 
 swap() { # for the build of the engine: CPU and GPU share 4 GB
-  file=/swapfile
-  free_mb=$(df -Pk / | awk 'NR == 2 { print int($4 / 1024) }')
+  file=/var/swap.edge-app # provision.sh would make the same
+  free_mb=$(df -Pk /var | awk 'NR == 2 { print int($4 / 1024) }')
   size_mb=${EDGE_APP_SWAP_MB:-4096}
   [ "$size_mb" -le $((free_mb / 4)) ] || size_mb=$((free_mb / 4))
   if [ ! -e "$file" ]; then
@@ -104,9 +104,20 @@ swap() { # for the build of the engine: CPU and GPU share 4 GB
     sync
     mv "$file.new" "$file"
   fi
-  grep -q "^$file " /etc/fstab || { cat /etc/fstab && printf '%s none swap sw 0 0\n' "$file"; } | put /etc/fstab 644
+  grep -q "^$file " /etc/fstab || { cat /etc/fstab && printf '%s none swap sw,pri=1 0 0\n' "$file"; } | put /etc/fstab 644
   grep -q "^$file " /proc/swaps || swapon "$file"
   say "swap: $(($(stat -c %s "$file") >> 20)) MB"
+}
+
+provision() { # packages and pycuda, from the internet; what fails here does not keep the release from its turn
+  [ -e "$here/provision.sh" ] || return 0
+  tries=0
+  until ip route show default | grep -q .; do
+    tries=$((tries + 1))
+    [ "$tries" -le 60 ] || { say "no way to the internet, which packages and pycuda come from" && return 1; }
+    sleep 1
+  done
+  sh "$here/provision.sh"
 }
 
 release() { # unpacked, its engine built, started and watched, by the script that also does so for make deploy
@@ -133,7 +144,7 @@ all() {
 }
 
 case ${1:-all} in
-all | host_keys | login | name | grow | swap | release) "${1:-all}" ;;
+all | host_keys | login | name | grow | swap | provision | release) "${1:-all}" ;;
 *)
   sed -n '2,9s/^# *//p' "$0" >&2
   exit 64

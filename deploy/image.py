@@ -6,8 +6,8 @@
 
 BASE is what NVIDIA gives for download (jetson-nano-...-sd-card-image.zip, or the .img in it) and stays as it is.
 The copy gets: the release; a unit that at the first boot makes host keys, a user who logs in with the given key
-and nothing else, a host name from the serial number, the root file system as large as the card, swap, and the
-running service; and no questions of NVIDIA's first-boot wizard.
+and nothing else, a host name from the serial number, the root file system as large as the card, swap, packages
+and pycuda from the internet (make provision's script), and the running service; and no questions of NVIDIA's first-boot wizard.
 
 Needs root (it mounts the root file system of the copy, in a mount namespace of its own: whatever happens, nothing
 stays mounted). Exit status: 0 done; 64 refused or failed, with the reason; nothing is left of the copy then.
@@ -65,6 +65,7 @@ class Wanted(NamedTuple):
     out: str
     desktop: bool
     license_accepted: bool
+    offline: bool
 
 
 class System:
@@ -385,6 +386,8 @@ def put_in(system: System, wanted: Wanted, key: str) -> None:
     deploy = os.path.join(ROOT, "deploy")
     system.copy(os.path.join(deploy, "first-boot.sh"), FIRST_BOOT + "/first-boot.sh", 0o755)
     system.copy(wanted.release, FIRST_BOOT + "/release.tar")
+    if not wanted.offline:
+        system.copy(os.path.join(deploy, "provision.sh"), FIRST_BOOT + "/provision.sh", 0o755)
     system.write(FIRST_BOOT + "/authorized_keys", key + "\n")
     system.write(FIRST_BOOT + "/user", wanted.user + "\n")
     units = "/etc/systemd/system"
@@ -453,6 +456,11 @@ def main(arguments=None) -> int:
     parser.add_argument(
         "--accept-license", action="store_true", help="accept NVIDIA's licence of L4T"
     )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="no packages and no pycuda from the internet at the first boot: BASE has them",
+    )
     options = parser.parse_args(arguments)
     wanted = Wanted(
         options.base,
@@ -462,6 +470,7 @@ def main(arguments=None) -> int:
         options.out,
         options.desktop,
         options.accept_license,
+        options.offline,
     )
     for one in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, _stop)

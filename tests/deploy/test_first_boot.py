@@ -92,9 +92,11 @@ def test_host_keys_are_made_once_and_empty_ones_again(system):
 def test_one_failing_step_does_not_keep_the_others_from_their_turn(system, folder):
     script = folder / "first-boot.sh"
     text = script.read_text()
-    assert 'steps="host_keys login name grow swap release"' in text
+    assert 'steps="host_keys login name grow swap provision release"' in text
     script.write_text(
-        text.replace('steps="host_keys login name grow swap release"', 'steps="release login"')
+        text.replace(
+            'steps="host_keys login name grow swap provision release"', 'steps="release login"'
+        )
     )
     said = system("step all && exit 1; id edge-tester; test -e {}/user".format(folder))
     assert "edge-tester" in said
@@ -105,7 +107,7 @@ def test_all_done_the_folder_and_the_unit_are_gone(system, folder):
     script = folder / "first-boot.sh"
     text = script.read_text()
     script.write_text(
-        text.replace('steps="host_keys login name grow swap release"', 'steps="login"')
+        text.replace('steps="host_keys login name grow swap provision release"', 'steps="login"')
     )
     said = system(
         "units=/etc/systemd/system; mkdir -p $units/multi-user.target.wants; touch $units/edge-app-first-boot.service\n"

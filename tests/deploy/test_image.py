@@ -113,6 +113,17 @@ def test_the_image_holds_all_that_the_first_boot_needs(make, workshop):
     assert "/lib/systemd/system/multi-user.target" in stat_of(out, offset, units + "default.target")
 
 
+def test_a_device_without_the_internet_is_not_provisioned(make):
+    for options, there in (((), True), (("--offline",), False)):
+        _, _, out = make(*options)
+        offset = image.find_app(out).offset_bytes
+        listed = run(
+            "debugfs", "-R", "ls /opt/edge-app/first-boot", "{}?offset={}".format(out, offset)
+        )
+        assert ("provision.sh" in listed) is there
+        os.unlink(out)
+
+
 def test_nobody_logs_in_with_a_password_and_no_secret_is_the_same_on_two_cards(make):
     _, _, out = make()
     offset = image.find_app(out).offset_bytes

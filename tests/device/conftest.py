@@ -93,6 +93,7 @@ def card(blob, first_release, key, workshop, figures):
         str(key) + ".pub",
         "--user",
         USER,
+        "--offline",
         "--out",
         out,
     )

@@ -64,7 +64,7 @@ def test_the_device_has_become_one_of_its_own(device):
     assert device.run("cat /etc/hostname").stdout.strip() == "edge-" + SERIAL
     size_mb = int(device.run("df -m --output=size / | tail -1").stdout)
     assert size_mb > 0.9 * CARD_MB
-    assert "/swapfile" in device.run("cat /proc/swaps").stdout
+    assert "/var/swap.edge-app" in device.run("cat /proc/swaps").stdout
     assert device.run("sudo whoami").stdout.strip() == "root"
     assert USER in device.run("id").stdout
     hashed = device.run("sudo getent shadow " + USER).stdout.split(":")[1]
