@@ -3,6 +3,7 @@
 import logging
 import socket
 import ssl
+import struct
 import time
 from collections import OrderedDict
 from typing import Any, NamedTuple, Optional
@@ -114,25 +115,26 @@ class MqttOutbox(Outbox):
 
     def deliver(self) -> None:
         """Connect, and again when the connection is lost, at growing distances."""
-        pause_s, longest_s = _BACK_OFF_S
+        shortest_s, longest_s = _BACK_OFF_S
+        pause_s = shortest_s
         while not self.stopping.is_set():
             client = self._client()
+            started = time.monotonic()
             try:
                 self._connect(client)
-                pause_s = _BACK_OFF_S[0]
                 self.tell("", "connected to the MQTT broker {}".format(self._name))
                 self._exchange(client)
             except OSError as error:
-                self.tell(
-                    "the MQTT broker {} {}; events wait for it, {} at most".format(
-                        self._name, error, self._settings.buffer
-                    ),
-                    "",
-                )
+                trouble = "the MQTT broker {} {}; events wait for it, {} at most"
+                self.tell(trouble.format(self._name, error, self._settings.buffer), "")
             finally:
                 _hang_up(client)
                 self.put_back(list(self._in_flight.values()))
                 self._in_flight.clear()
+            if (
+                time.monotonic() - started > longest_s
+            ):  # it was well for long: this is a new trouble
+                pause_s = shortest_s
             self.stopping.wait(pause_s)
             pause_s = min(2.0 * pause_s, longest_s)
 
@@ -172,14 +174,14 @@ class MqttOutbox(Outbox):
             client.connect(self._address.host, self._address.port, _KEEPALIVE_S)
         except (ssl.SSLError, ssl.CertificateError) as error:  # two unlike things before Python 3.7
             raise OSError("is not trusted ({})".format(error)) from error
-        except OSError as error:
-            raise OSError("cannot be reached ({})".format(error.strerror or error)) from error
+        except (OSError, ValueError) as error:  # ValueError: no name of a machine
+            text = getattr(error, "strerror", None) or error
+            raise OSError("cannot be reached ({})".format(text)) from error
         deadline = time.monotonic() + _ANSWER_S
         while self._answer is None:
-            code = client.loop(_LOOP_S)
-            if self._answer is None and (
-                code or self.stopping.is_set() or not seconds_left(deadline)
-            ):
+            is_open = self._is_open(client)
+            is_over = self.stopping.is_set() or not seconds_left(deadline)
+            if self._answer is None and (is_over or not is_open):
                 raise OSError("does not answer")
         if self._answer:
             raise OSError(
@@ -216,8 +218,19 @@ class MqttOutbox(Outbox):
             self._in_flight[client.publish(self._address.topic, line, qos=_QOS).mid] = line
 
     def _loop(self, client: Any) -> None:
-        if client.loop(_LOOP_S):
+        if not self._is_open(client):
             raise OSError("is gone")
+
+    def _is_open(self, client: Any) -> bool:
+        """Send and receive what there is; whether the connection is still there.
+
+        Raises:
+            OSError: the other side is no broker.
+        """
+        try:
+            return int(client.loop(_LOOP_S)) == 0
+        except (ValueError, IndexError, KeyError, struct.error) as error:  # paho 1 trips over them
+            raise OSError("does not speak MQTT ({})".format(error)) from error
 
 
 def _hang_up(client: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from needs import require
 
@@ -120,7 +121,7 @@ def outbox_for(broker, status, **more):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Attempts follow each other more quickly than they do in earnest."""
-    monkeypatch.setattr(module, "_BACK_OFF_S", (0.05, 0.2))
+    monkeypatch.setattr(module, "_BACK_OFF_S", (0.02, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -305,6 +306,37 @@ def test_what_is_left_at_the_end_is_counted_and_ending_takes_its_time_at_most():
         assert time.monotonic() - started < 3.0
     assert status.snapshot().dropped == {"events": 1}
     assert "mqtt" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_something_else_than_a_broker_on_the_port():
+    """An HTTP server, noise, and noise after a polite yes: nothing arrives, and delivery goes on trying."""
+    pytest.importorskip("paho.mqtt.client")
+    random = np.random.RandomState(1)
+    answers, status = [], Status()
+
+    def serve(listener):
+        while len(answers) < 40:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+                noise = random.bytes(random.randint(1, 200))
+                polite = b"\x20\x02\x00\x00"  # CONNACK
+                kinds = (b"HTTP/1.1 400 Bad Request\r\n\r\n", noise, polite + noise, polite)
+                answers.append(kinds[len(answers) % 4])
+                connection.sendall(answers[-1])
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+        server = threading.Thread(target=serve, args=(listener,))
+        server.start()
+        url = "mqtt://127.0.0.1:{}/x".format(listener.getsockname()[1])
+        outbox = MqttOutbox(EventsSettings(mqtt=url), status)
+        outbox.open()
+        outbox.send("one")
+        server.join(30.0)
+        assert len(answers) == 40 and outbox._thread.is_alive()
+    outbox.close()
+    assert status.snapshot().dropped == {"events": 1}
 
 
 def password_lines(tmp_path):
