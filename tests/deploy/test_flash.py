@@ -219,6 +219,17 @@ def test_a_device_built_upon_the_card_is_seen(image, card):
     assert "is open as {}".format(os.path.basename(upper)) in said
 
 
+def test_a_card_that_is_swapped_to_is_seen(card, flash, tmp_path):
+    """By a made-up /proc: swap is the whole machine's."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text("")
+    line = "{} partition 1048572 0 -2\n"
+    for device, uses in ((card, 1), ("/dev/zram77", 0)):
+        (tmp_path / "swaps").write_text("Filename Type Size Used Priority\n" + line.format(device))
+        found = flash.users_of(flash.Disk(card), proc=str(tmp_path))
+        assert found == [os.path.basename(card) + " is used as swap"] * uses
+
+
 def test_a_card_another_program_holds_is_refused(image, card):
     held = os.open(card, os.O_RDWR | os.O_EXCL)
     try:
