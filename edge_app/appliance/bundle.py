@@ -135,6 +135,7 @@ def write(path: str, loaded: LoadedSettings, root: str = "/") -> None:
     Raises:
         DisplayError: it cannot be written there.
     """
+    log.info("collecting what a helper needs; this takes up to a minute")
     secrets = Secrets(loaded)
     parts = [part._replace(text=secrets.scrub(part.text)) for part in _collect(loaded, root)]
     parts.insert(0, _contents(parts))
@@ -199,7 +200,8 @@ def _collect(loaded: LoadedSettings, root: str) -> List[Part]:
         _said("kernel.log", ["dmesg", "--time-format", "iso"], _of_interest),
         _engine(loaded),
     ]
-    return parts + [_page(loaded, name, address) for name, address in _ADDRESSES]
+    is_ours = machine.is_ours(loaded.settings.web.port)
+    return parts + [_page(loaded, name, address, is_ours) for name, address in _ADDRESSES]
 
 
 def _journal(unit: str) -> List[str]:
@@ -263,11 +265,13 @@ def _engine(loaded: LoadedSettings) -> Part:
         return Part("engine.json", "", "no engine has been built ({} is not there)".format(path))
 
 
-def _page(loaded: LoadedSettings, name: str, address: str) -> Part:
-    """What the live page of a running program says; our token goes nowhere but to this machine."""
+def _page(loaded: LoadedSettings, name: str, address: str, is_ours: bool) -> Part:
+    """What the live page of a running program says; no stranger at its port gets our token."""
     web = loaded.settings.web
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(web.host, web.host)
     uri = "http://{}:{}{}".format("[{}]".format(host) if ":" in host else host, web.port, address)
+    if not is_ours:
+        return Part(name, "", "{}: no program of ours serves it".format(uri))
     request = urllib.request.Request(uri)
     if web.token:
         request.add_header("Authorization", "Bearer " + web.token)

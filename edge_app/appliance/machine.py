@@ -96,7 +96,10 @@ class Machine:
         uid = re.search(r"^Uid:\s+(\d+)", self.read(folder + "/status"), re.MULTILINE)
         is_service = SERVICE in self.read(folder + "/cgroup")
         user = int(uid.group(1)) if uid else -1
-        return Process(number, match.group(1), match.group(2), user, is_service)
+        words = self.read(folder + "/cmdline").split("\0")
+        is_program = "edge_app" in words or any(word.endswith("/edge-app") for word in words)
+        name = "edge-app" if is_program else match.group(1)  # not just "python3"
+        return Process(number, name, match.group(2), user, is_service)
 
     def opened(self, process: Process) -> Optional[List[str]]:
         """What its file descriptors lead to; None where we may not look."""
@@ -126,6 +129,14 @@ class Machine:
         """Who has these sockets open, of those we may look at."""
         links = {"socket:[{}]".format(inode) for inode in inodes}
         return [p for p in self.processes() if links & set(self.opened(p) or ())]
+
+    def is_ours(self, port: int) -> bool:
+        """Whether a program of ours listens there: the service's, or one of this user."""
+        inodes = self.listeners(port)
+        owners = self.owners(inodes)
+        if not owners:  # those of another user are not shown to us
+            return bool(inodes) and any(process.is_service for process in self.processes())
+        return all(owner.is_service or owner.user == os.geteuid() for owner in owners)
 
     def users(self) -> Dict[str, User]:
         """The accounts, by name."""

@@ -94,7 +94,7 @@ def test_only_its_owner_may_read_it_and_it_says_what_is_in_it(
     listed = files["edge-app-support/README.txt"]
     for name in files:
         assert name.split("/")[1] == "README.txt" or name.split("/")[1] in listed
-    assert "left out: status.json: http://127.0.0.1:1/api/status does not answer" in listed
+    assert "left out: status.json: http://127.0.0.1:1/api/status: no program of ours" in listed
     assert "doctor.json" in caplog.text and "before you send it" in caplog.text
     assert os.listdir(str(tmp_path / "bin")) and not list(tmp_path.glob("*.tmp"))
 

@@ -166,6 +166,10 @@ def test_who_has_a_csi_camera(tmp_path):
     here = machine(tmp_path, ours)
     found = only(checks_camera.owner(CSI, here))
     assert found.state == OK and "sudo systemctl stop edge-app" in found.seen
+    by_hand = {"proc/8/cgroup": "", "proc/8/cmdline": "/usr/bin/python3\0-m\0edge_app\0run"}
+    found = only(checks_camera.owner(CSI, machine(tmp_path, by_hand)))
+    assert found.state == WARNING and "edge-app (PID 8)" in found.seen
+    (tmp_path / "proc/8/maps").write_text("")
     here = machine(tmp_path, process(10, "gst-launch-1.0", maps=client))
     found = only(checks_camera.owner(CSI, here))
     assert found.state == WARNING and found.fix == "kill 10"

@@ -73,10 +73,13 @@ def test_a_port_that_our_own_service_has(tmp_path):
     found = checks_service._port("web port", "web.port", 8080, here)
     assert found.state == OK and "edge-app.service" in found.seen
     assert checks_service._port("web port", "web.port", 0, here).state == NOT_NEEDED
+    assert here.is_ours(8080) and not here.is_ours(8081)
     (tmp_path / "proc/5/fd/3").unlink()  # as for anybody but root
     found = checks_service._port("web port", "web.port", 8080, here)
     assert found.state == OK and "it seems by python (edge-app.service, PID 5)" in found.seen
+    assert here.is_ours(8080)
     (tmp_path / "proc/5/cgroup").write_text("0::/user.slice")
+    assert not here.is_ours(8080)
     found = checks_service._port("web port", "web.port", 8080, here)
     assert found.state == FAILURE and "another user's program" in found.seen
 
