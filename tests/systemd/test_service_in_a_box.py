@@ -276,3 +276,23 @@ def test_a_wrong_setting_is_told_and_not_tried_again(box):
     box.write("/etc/edge-app/edge-app.yaml", SETTINGS, mode="640")
     box.run("systemctl start edge-app")
     assert is_ready(state(box))
+
+
+def test_a_crash_loop_ends_and_is_tried_again_later(box):
+    """A program that dies at once: ten starts, then silence, and a timer that tries again."""
+    ready(box)
+    folder = "/etc/systemd/system/"
+    crash = "[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=100ms\n"
+    soon = "[Timer]\nOnActiveSec=\nOnActiveSec=8\nAccuracySec=1\n"  # instead of half an hour
+    box.write(folder + "edge-app.service.d/crash.conf", crash)
+    box.write(folder + "edge-app-again.timer.d/soon.conf", soon)
+    box.run("systemctl stop edge-app edge-app-again.timer; systemctl daemon-reload")
+    box.run("systemctl start --no-block edge-app")
+    wait_until(box, lambda now: now["ActiveState"] == "failed", "a crash loop, until it is ended")
+    assert box.run("systemctl is-active edge-app-again.timer").stdout.strip() == "active"
+    log = box.run("journalctl --no-pager -o cat -u edge-app").stdout
+    assert "Start request repeated too quickly" in log
+    # The five minutes in which no more starts are allowed are over before the half hour is.
+    box.run("rm {}edge-app.service.d/crash.conf; systemctl daemon-reload".format(folder))
+    box.run("systemctl reset-failed edge-app")
+    wait_until(box, is_ready, "and until the timer has it READY (8 s, shipped: 30 min)")
