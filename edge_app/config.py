@@ -5,8 +5,10 @@ A wrong setting is one line: its key's path, what is wrong with it, what would b
 """
 
 import difflib
+import io
 import math
 import os
+import re
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from edge_app.errors import ConfigError
@@ -23,6 +25,10 @@ FLIPS = (
 )
 SWITCH = ("auto", "always", "never")  # not on and off: YAML makes true and false of them
 BACKENDS = ("auto", "onnxruntime", "tensorrt")
+_LARGEST = 64 << 10  # characters of a file of settings
+_LINES = 30  # of wrong settings, told at once
+_LONG = 200  # characters of what is quoted in a message
+_HUGE = 10 ** 300  # no setting is
 _PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -258,6 +264,8 @@ def resolve(given: Sequence[Given]) -> LoadedSettings:
             "power.cool_c: {:g} must be below power.hot_c ({:g}), or the rate would never rise "
             "again.".format(settings.power.cool_c, settings.power.hot_c)
         )
+    if len(problems) > _LINES:
+        problems[_LINES:] = ["and {} more.".format(len(problems) - _LINES)]
     if problems:
         raise ConfigError("\n".join(problems))
     return LoadedSettings(settings, origins)
@@ -287,21 +295,30 @@ def _checked(given: Given, known: Dict[str, Any]) -> Any:
     default = known[given.path]
     value = given.value
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < _HUGE else math.inf
+    shown = "" if given.path in SECRETS else _shown(value)
     if type(value) is not type(default):
         raise ConfigError(
-            "{}: {!r} is {}, expected {} such as {!r}.".format(
-                where, value, _kind(value), _kind(default), default
+            "{}: {}is {}, expected {} such as {!r}.".format(
+                where, shown, _kind(value), _kind(default), default
             )
         )
     rule = _RULES.get(given.path)
     finite = not isinstance(value, float) or math.isfinite(value)
     if not finite or (rule and not rule.holds(value)):
         text = rule.text if rule else "a finite number"
-        close = difflib.get_close_matches(str(value), rule.words if rule else (), n=1)
+        close = difflib.get_close_matches(shown.strip(" '"), rule.words if rule else (), n=1)
         hint = "; did you mean {}?".format(close[0]) if close else "."
-        raise ConfigError("{}: {!r} is impossible, expected {}{}".format(where, value, text, hint))
+        raise ConfigError("{}: {}is impossible, expected {}{}".format(where, shown, text, hint))
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value as it is quoted in a message, with a space behind it; nothing for lists and sections."""
+    if isinstance(value, (list, dict)):
+        return ""
+    text = "a huge number" if isinstance(value, int) and abs(value) >= _HUGE else repr(value)
+    return (text if len(text) <= _LONG else text[:_LONG] + "...") + " "
 
 
 def _kind(value: Any) -> str:
@@ -336,21 +353,16 @@ def read_file(path: str) -> List[Given]:
     Raises:
         ConfigError: no such file, not YAML, not two levels deep, or a key given twice.
     """
-    import yaml
-
     try:
         with open(path, encoding="utf-8") as file:
-            root = yaml.compose(file, Loader=yaml.SafeLoader)
+            text = file.read(_LARGEST + 1)
     except OSError as error:
         raise ConfigError(
             "{}: {}. Give an existing file to --config.".format(path, error.strerror)
         ) from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:  # UnicodeDecodeError among them
         raise ConfigError("{}: not a text file: {}.".format(path, error)) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            "{}: not valid YAML: {}".format(path, " ".join(str(error).split()))
-        ) from error
+    root = _parsed(text, path)
     given: List[Given] = []
     for section, node in _entries(path, "", root):
         for name, leaf in _entries(path, section, node):
@@ -374,7 +386,7 @@ def _entries(path: str, section: str, node: Optional[Any]) -> Iterator[Tuple[str
         )
     seen: Dict[str, int] = {}
     for key, value in node.value:
-        word, line = str(key.value), key.start_mark.line + 1
+        word, line = _word(key), key.start_mark.line + 1
         full = "{}.{}".format(section, word) if section else word
         if word in seen:
             raise ConfigError(
@@ -393,17 +405,43 @@ def _entries(path: str, section: str, node: Optional[Any]) -> Iterator[Tuple[str
         yield word, value
 
 
-def _plain(node: Any, origin: str) -> Any:
-    """A YAML node as a Python value."""
+def _word(key: Any) -> str:
+    """A key as it is; one that is no name, as it would be quoted."""
     import yaml
 
+    if not isinstance(key, yaml.ScalarNode):
+        return "[...]"
+    return str(key.value) if re.match(r"[\w.-]{1,40}$", key.value) else _shown(key.value).strip()
+
+
+def _parsed(text: str, origin: str) -> Any:
+    """The root node of a YAML text; ``None`` when it says nothing."""
+    import yaml
+
+    if len(text) > _LARGEST:
+        raise ConfigError("{}: is far too large for settings.".format(origin))
     try:
-        constructor = yaml.constructor.SafeConstructor()
-        return constructor.construct_object(node, deep=True)
+        # A stream, because of a text yaml would quote lines, and a secret might be in them.
+        return yaml.compose(io.StringIO(text), Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigError("{}: {}".format(origin, " ".join(str(error).split()))) from error
-    except (ValueError, OverflowError, TypeError) as error:
-        raise ConfigError("{}: {}".format(origin, error)) from error
+        raise ConfigError(
+            "{}: not valid YAML: {}".format(origin, " ".join(str(error).split()))
+        ) from error
+    except RecursionError:
+        raise ConfigError("{}: is nested too deeply.".format(origin)) from None
+
+
+def _plain(node: Any, origin: str) -> Any:
+    """A YAML node as a Python value; a list or section as an empty one, since no setting is any."""
+    import yaml
+
+    if isinstance(node, yaml.CollectionNode):
+        return {} if isinstance(node, yaml.MappingNode) else []
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
+    except Exception as error:  # an explicit tag on what does not fit it: anything may be raised
+        reason = " ".join(str(error).split())[:_LONG]
+        raise ConfigError("{}: not a value: {}".format(origin, reason)) from error
 
 
 def from_assignment(text: str) -> Given:
@@ -412,16 +450,15 @@ def from_assignment(text: str) -> Given:
     Raises:
         ConfigError: it is not of that form.
     """
-    import yaml
-
     path, equals, value = text.partition("=")
     if not equals or "." not in path:
         raise ConfigError(
             "--set {}: expected section.key=value, for instance --set camera.width_px=640.".format(
-                text
+                text[:_LONG]
             )
         )
-    try:
-        return Given(path.strip(), yaml.safe_load(value) if value.strip() else "", "--set")
-    except yaml.YAMLError as error:
-        raise ConfigError("--set {}: {}".format(text, " ".join(str(error).split()))) from error
+    origin = "--set " + path.strip()
+    node = _parsed(value, origin)
+    if node is None:
+        return Given(path.strip(), None if value.strip() else "", "--set")
+    return Given(path.strip(), _plain(node, origin), "--set")
