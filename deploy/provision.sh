@@ -59,19 +59,13 @@ install_packages() {
     is_installed "$package" || missing="$missing $package"
   done
   [ -n "$missing" ] || return 0
-  apt-get update -qq || say "the package lists could not be refreshed; going on with the old ones"
+  apt-get update -qq >/dev/null 2>&1 || say "the package lists could not be refreshed; going on with the old ones"
   failed=
   # shellcheck disable=SC2086  # a list of words is meant
-  if apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1; then
-    changed "installed$missing"
-    return 0
-  fi
+  apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 || true
   for package in $missing; do # a name that this system does not know must not cost the others
-    if apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1; then
-      changed "installed $package"
-    else
-      failed="$failed $package"
-    fi
+    is_installed "$package" || apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1 || true
+    if is_installed "$package"; then changed "installed $package"; else failed="$failed $package"; fi
   done
   [ -z "$failed" ] || say "not to be had here:$failed"
   if ! is_installed python3-gi; then

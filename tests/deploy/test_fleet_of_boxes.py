@@ -1,124 +1,21 @@
 """Three machines with real systemd and sshd: what make deploy does to them, and what it does when something goes wrong."""
 
 import contextlib
-import json
 import os
 import re
-import subprocess
 import threading
-import time
 
 import pytest
 from boxes import Box, base_tree, require_boxes
-from conftest import ROOT, build_or_skip
+from conftest import build_or_skip
+from laptop import TOOLS, Laptop, current, result, sees_faces, show, wait_until
 from needs import require
 from variants import variant
 
-TOOLS = ROOT / ".venv-deploy" / "bin" / "python"
 TARGET = "cp311-x86_64"
-PORT_PAGE = 8080
-# One thread and ten small pictures a second: three services and this test share two cores.
-SETTINGS = {
-    "camera.source": "test://?faces=2",
-    "camera.width_px": 640,
-    "camera.height_px": 360,
-    "camera.rate_hz": 10,
-    "detector.threads": 1,
-    "display.kind": "web",
-}
 CLI = "edge_app/cli.py"
 RUN = "def run(options: argparse.Namespace) -> int:\n"
 DETECT = "edge_app/detector.py"
-
-
-class Fleet:
-    """Boxes, and the laptop that deploys to them."""
-
-    def __init__(self, boxes, folder):
-        self.boxes = boxes
-        self.folder = folder
-        self.inventory = folder / "fleet.yaml"
-        self.known_hosts = folder / "known_hosts"
-        hosts = {box.name: {"address": box.address} for box in boxes}
-        hosts["gone"] = {
-            "address": "10.77.60.99"
-        }  # nobody has it, and the cable it would be at is ours
-        defaults = {
-            "user": "root",
-            "key": str(boxes[0].key),
-            "known_hosts": str(self.known_hosts),
-            "health_s": 7,
-            "start_s": 40,
-            "rate_hz": 0.5,
-            "settings": SETTINGS,
-        }
-        self.inventory.write_text(
-            json.dumps({"defaults": defaults, "hosts": hosts})
-        )  # JSON is YAML
-        self.accept_host_keys()
-
-    def accept_host_keys(self):
-        """What ``ssh`` does when it is answered yes."""
-        scan = ["ssh-keyscan", "-t", "ed25519"] + [box.address for box in self.boxes]
-        keys = subprocess.run(scan, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-        self.known_hosts.write_bytes(keys.stdout)
-
-    def start(self, command, *arguments):
-        """Begin a command of the laptop; a process whose output is a pipe."""
-        line = [str(TOOLS), "-m", "deploy.fleet", command, "--inventory", str(self.inventory)]
-        return subprocess.Popen(
-            line + [str(argument) for argument in arguments],
-            cwd=str(ROOT),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            universal_newlines=True,
-            start_new_session=True,
-        )
-
-    def do(self, command, *arguments, timeout_s=240):
-        """Run a command of the laptop to its end; (exit status, what it said)."""
-        process = self.start(command, *arguments)
-        output = process.communicate(timeout=timeout_s)[0]
-        return process.returncode, output
-
-    def deploy(self, release, *boxes, **options):
-        """Deploy an archive to some boxes, all at once; (exit status, what was said)."""
-        names = [getattr(box, "name", box) for box in boxes]
-        return self.do("deploy", "--canary", 0, "--release", release, *names, **options)
-
-
-def current(box):
-    return box.run("readlink /opt/edge-app/current").stdout.strip().replace("releases/", "")
-
-
-def show(box, name):
-    return box.run("systemctl show --value -p {} edge-app".format(name)).stdout.strip()
-
-
-def result(output, box):
-    """The word of the table's line of a box: deployed, unchanged, ..."""
-    lines = [
-        line for line in output.splitlines() if re.match(re.escape(box.name) + r"\s{2,}", line)
-    ]
-    return re.split(r"\s{2,}", lines[-1])[1]
-
-
-def sees_faces(box):
-    """Whether the service in a box finds faces within ten seconds, as its own page tells."""
-    script = "import json,urllib.request as u;print(u.urlopen('http://127.0.0.1:{}/api/status').read().decode())"
-    for _ in range(20):
-        said = box.run('python3 -c "{}"'.format(script.format(PORT_PAGE)), check=False)
-        if said.returncode == 0 and json.loads(said.stdout)["faces"]:
-            return True
-        time.sleep(0.5)
-    return False
-
-
-def wait_until(condition, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen within {} s".format(timeout_s)
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +54,7 @@ def fleet(releases, tmp_path_factory):
     tree = base_tree()
     with contextlib.ExitStack() as stack:
         boxes = [stack.enter_context(Box("dep{}".format(i), 60 + i, tree)) for i in range(3)]
-        fleet = Fleet(boxes, tmp_path_factory.mktemp("laptop"))
+        fleet = Laptop(boxes, tmp_path_factory.mktemp("laptop"))
         fleet.first = fleet.deploy(releases["1.0.0"], *boxes)
         yield fleet
 

@@ -1,0 +1,108 @@
+"""A box whose program runs on Python 3.6, as on the original Nano; and the provisioning of machines."""
+
+import glob
+import os
+import shutil
+import subprocess
+
+import pytest
+from boxes import Box, base_tree, require_boxes
+from conftest import ROOT, build_or_skip
+from laptop import TOOLS, Laptop, current, result, sees_faces
+from needs import require
+
+LAYER = ROOT / "build" / "boxes" / "python36"
+
+
+@pytest.fixture(scope="module")
+def python36():
+    """A layer for a box with a Python 3.6 below /opt, copied from this machine's pyenv."""
+    found = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.6.*")))
+    require(found, "a Python 3.6 below ~/.pyenv/versions")
+    if not LAYER.exists():
+        work = LAYER.with_suffix(".partial")
+        shutil.rmtree(str(work), ignore_errors=True)
+        (work / "usr/local/bin").mkdir(parents=True)
+        (work / "usr/lib").mkdir(parents=True)
+        left_out = shutil.ignore_patterns("test", "*.a", "__pycache__", "site-packages")
+        shutil.copytree(found[-1], str(work / "opt/python3.6"), symlinks=True, ignore=left_out)
+        for library in glob.glob(found[-1] + "/lib/libpython3.6m.so.1.0"):
+            shutil.copy(library, str(work / "usr/lib"))
+        os.symlink("/opt/python3.6/bin/python3.6", str(work / "usr/local/bin/python3.6"))
+        work.rename(LAYER)
+    return LAYER
+
+
+@pytest.fixture(scope="module")
+def box(python36):
+    require(TOOLS.exists(), ".venv-deploy (sh deploy/tools.sh python3 .venv-deploy)")
+    require_boxes()
+    with Box("dep36", 70, base_tree(), layers=[python36]) as box:
+        # There is no way out of a box; apt would try for half a minute before it said so.
+        box.write("/usr/local/sbin/apt-get", "#!/bin/sh\nexit 100\n", "755")
+        yield box
+
+
+def test_the_service_runs_on_python_3_6(box, tmp_path):
+    release = build_or_skip("cp36-x86_64", tmp_path, "1.0.0")
+    laptop = Laptop([box], tmp_path, target="cp36-x86_64")
+    status, output = laptop.deploy(release, box)
+    assert status == 0 and result(output, box) == "deployed", output
+    assert current(box) == "1.0.0" and sees_faces(box)
+    version = box.run("readlink -f /proc/$(systemctl show --value -p MainPID edge-app)/exe")
+    assert version.stdout.strip() == "/opt/python3.6/bin/python3.6"
+    imports = "cd / && /opt/edge-app/current/venv/bin/python -c 'import {}'"
+    box.run(imports.format("aiohttp, paho.mqtt.client, prometheus_client, numpy, yaml, idna_ssl"))
+
+
+def test_provisioning_twice_changes_nothing_the_second_time(box, tmp_path):
+    laptop = Laptop([box], tmp_path)
+    status, output = laptop.do("provision", box.name)
+    assert status == 0 and result(output, box) == "provisioned", output
+    assert "200M" in box.run("cat /etc/systemd/journald.conf.d/edge-app.conf").stdout
+    status, output = laptop.do("provision", box.name)
+    assert status == 0 and result(output, box) == "unchanged", output
+
+
+def test_provisioning_a_nano_sets_its_power_clocks_and_pycuda(box):
+    """What NVIDIA brings is stood in for: its two tools note how they were called."""
+    tool = "#!/bin/sh\necho {0} $* >>/var/tmp/called\n[ $1 = -q ] && echo {1}\ntrue\n"
+    box.write(
+        "/usr/local/sbin/nvpmodel", tool.format("nvpmodel", "$(cat /var/tmp/mode || echo 1)"), "755"
+    )
+    box.write("/usr/local/sbin/jetson_clocks", "#!/bin/sh\necho clocks >>/var/tmp/called\n", "755")
+    box.write(
+        "/usr/local/cuda/bin/nvcc", "#!/bin/sh\necho Cuda compilation tools, release 10.2\n", "755"
+    )
+    box.write("/etc/nv_tegra_release", "# R32 (release), REVISION: 7.1, GCID: 1, BOARD: t210ref\n")
+    version = box.run("python3 --version").stdout.strip()
+    stamp = "Cuda compilation tools, release 10.2 {}\n".format(version)
+    # Built before: there is no CUDA to build against.
+    box.write("/opt/edge-app/pycuda/complete", stamp)
+    box.copy(ROOT / "deploy" / "provision.sh", "/var/tmp/provision.sh")
+    said = box.run("SWAP_MB=0 sh /var/tmp/provision.sh").stdout
+    assert "L4T 32.7.1" in said and "changed: power mode 0" in said, said
+    assert box.run("systemctl is-active edge-app-clocks").stdout.strip() == "active"
+    assert box.run("cat /var/tmp/called").stdout.split("\n")[:3] == [
+        "nvpmodel -q",
+        "nvpmodel -m 0",
+        "clocks",
+    ]
+    box.run("echo 0 >/var/tmp/mode")
+    said = box.run("SWAP_MB=0 sh /var/tmp/provision.sh").stdout
+    assert "UNCHANGED" in said, said
+
+
+def test_without_cuda_provisioning_a_jetson_says_what_to_install(box):
+    box.run("rm /usr/local/cuda/bin/nvcc /opt/edge-app/pycuda/complete")
+    said = box.run("SWAP_MB=0 sh /var/tmp/provision.sh", check=False)
+    assert said.returncode == 1 and "apt install nvidia-jetpack" in said.stdout
+
+
+def test_the_script_that_makes_the_tools_refuses_an_old_python(tmp_path):
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\n[ $1 = --version ] && echo Python 3.8.1 && exit 0\nexit 1\n")
+    old.chmod(0o755)
+    command = ["sh", "deploy/tools.sh", str(old), str(tmp_path / "venv")]
+    done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 1 and "Python 3.10 or newer" in done.stdout
