@@ -277,17 +277,30 @@ def test_without_a_broker_the_newest_are_kept_and_the_rest_is_counted(make_broke
     outbox = outbox_for(broker, status)
     started = time.monotonic()
     outbox.open()
-    for number in range(350):
+    for number in range(351):
         outbox.send(str(number))
     assert time.monotonic() - started < 1.0, "nothing here waits for the network"
-    assert status.snapshot().dropped == {"events": 250}
+    assert status.snapshot().dropped == {"events": 251}
     until(lambda: any("cannot be reached" in note.text for note in status.snapshot().notes))
     broker.start()
-    with Listener(broker.port) as listener:
-        outbox.send("350")
-        until(lambda: "350" in listener.told("door/faces"))
+    until(lambda: outbox.is_empty)
     outbox.close()
     assert status.snapshot().dropped == {"events": 251}
+
+
+def test_when_the_buffer_is_full_the_oldest_go():
+    status = Status()
+    outbox = MqttOutbox(EventsSettings(mqtt="mqtt://127.0.0.1", buffer=3), status)
+    for number in range(5):
+        outbox.send(str(number))
+    assert [outbox.take(0.0) for _ in range(4)] == ["2", "3", "4", None]
+    outbox.put_back(["2", "3"])  # of those under way only the last has arrived
+    outbox.arrived()
+    outbox.send("5")
+    assert status.snapshot().dropped == {"events": 2}
+    assert [outbox.take(0.0) for _ in range(3)] == ["2", "3", "5"]
+    outbox.close()
+    assert status.snapshot().dropped == {"events": 5}
 
 
 def test_what_is_left_at_the_end_is_counted_and_ending_takes_its_time_at_most():
