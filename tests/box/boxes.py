@@ -23,6 +23,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 from needs import require
@@ -139,6 +140,8 @@ class Box:
         self._limits = limits
         self._folder = WORK / "boxes" / name
         self._process = None
+        self._connection = None  # one login that all others share: they then take no time
+        self._shared = ""
         self._leader = 0
         self._stack = contextlib.ExitStack()
 
@@ -149,6 +152,8 @@ class Box:
             require(has_v1, "cgroup v1 controllers (limits of units are tested by them)")
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._network())
+            sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="box-"))
+            self._shared = os.path.join(sockets, "ssh")  # in build/ its name might be too long
             stack.callback(self._clean)
             self._clean()
             for name in ("upper", "work", "root"):
@@ -172,7 +177,7 @@ class Box:
             "IdentitiesOnly=yes BatchMode=yes StrictHostKeyChecking=no UserKnownHostsFile=/dev/null"
         )
         options += " ConnectTimeout=5 LogLevel=ERROR GSSAPIAuthentication=no"
-        command = ["ssh", "-i", str(self.key)]
+        command = ["ssh", "-i", str(self.key), "-S", self._shared]
         for option in options.split():
             command += ["-o", option]
         return command
@@ -266,6 +271,7 @@ class Box:
         self._wire()
         self._wait("its sshd", self._answers)
         self.boot_s = time.monotonic() - started
+        self._connect()
 
     def _wait(self, what, attempt):
         """The first true value of ``attempt()``, or BoxError with what the console said."""
@@ -324,8 +330,21 @@ class Box:
         except OSError:
             return False
 
+    def _connect(self):
+        command = (
+            ["setpriv", "--pdeathsig", "KILL"] + self.ssh + ["-M", "-N", "root@" + self.address]
+        )
+        self._connection = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._wait("a login", lambda: os.path.exists(self._shared))
+
     def _power_off(self):
         """Ask its systemd to end; then no longer ask."""
+        if self._connection is not None:
+            self._connection.kill()
+            self._connection.wait()
+            self._connection = None
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._shared)
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
