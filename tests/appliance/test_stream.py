@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from needs import require
 
+from edge_app.appliance import stream as module
 from edge_app.appliance.stream import RtspDisplay
 from edge_app.camera import open_camera
 from edge_app.config import CameraSettings, RtspSettings
@@ -384,6 +385,17 @@ def test_an_encoder_may_be_named(gstreamer):
     with RtspDisplay(settings(encoder="openh264enc")) as display, Shower(display):
         with viewer(display.url) as camera:
             assert shows_the_face(read(camera, 3).pixels)
+
+
+def test_an_encoder_that_fails_in_mid_run_is_made_anew_for_the_next_viewer(monkeypatch):
+    broken = module._ENCODERS["x264enc"] + " ! identity error-after=20"
+    monkeypatch.setitem(module._ENCODERS, "x264enc", broken)
+    with RtspDisplay(settings(encoder="x264enc")) as display, Shower(display):
+        for _ in range(2):
+            with viewer(display.url) as camera:
+                assert shows_the_face(read(camera, 5).pixels)
+                with pytest.raises(CameraError):
+                    read(camera, 50)
 
 
 def test_without_the_server_it_says_what_to_install(monkeypatch):
