@@ -29,6 +29,13 @@ PATIENCE = "\nrecovery:\n  give_up_s: 1800\n  detector_s: 600\n"
 WIZARD = "[Unit]\nDescription=Wizard\nConflicts=multi-user.target rescue.target\nRequires=basic.target\nAllowIsolate=yes\n"
 
 
+# What Debian does beside, at every boot and every login, and an emulated core would do for minutes.
+UNWANTED = (
+    "e2scrub_reap.service e2scrub_all.timer apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer "
+    "fstrim.timer getty@tty1.service"
+).split()
+
+
 def program(module, *arguments):
     """Run one of our programs for the laptop."""
     command = [sys.executable, "-m", module] + [str(one) for one in arguments]
@@ -51,6 +58,10 @@ def make_system(tree, mine):
     (units / "multi-user.target.wants/systemd-networkd.service").symlink_to(
         "/lib/systemd/system/systemd-networkd.service"
     )
+    for name in UNWANTED:
+        (units / name).symlink_to("/dev/null")
+    for path in (etc / "update-motd.d").iterdir():
+        path.unlink()
     for name, text in (("edge-app-first-boot", SLOW_FIRST_BOOT), ("edge-app", SLOW_SERVICE)):
         (units / (name + ".service.d")).mkdir()
         (units / (name + ".service.d/slow.conf")).write_text(text)

@@ -40,6 +40,7 @@ class Machine:
         self._key = str(key)
         self._user = user
         self._tree = os.path.join(str(folder), "device-tree.dtb")
+        self._control = os.path.join(str(folder), "ssh")
         self._port = 0
         self._process = None
 
@@ -65,7 +66,7 @@ class Machine:
         started = time.monotonic()
         self._port = _free_port()
         network = "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22".format(self._port)
-        line = "root=/dev/vda1 rw quiet net.ifnames=0 console=ttyAMA0 systemd.show_status=1"
+        line = "root=/dev/vda1 rw quiet net.ifnames=0 console=ttyAMA0 audit=0"
         command = ["nice", "-n", "10", "setpriv", "--pdeathsig", "KILL"] + _QEMU
         command += ["-accel", "tcg,thread=multi", "-dtb", self._tree, "-kernel", str(self._kernel)]
         command += ["-initrd", str(self._initrd), "-append", line]
@@ -100,6 +101,12 @@ class Machine:
         """The command that runs ``command`` in it, for those who want to read along."""
         options = "IdentitiesOnly=yes BatchMode=yes StrictHostKeyChecking=no ConnectTimeout=30"
         options += " UserKnownHostsFile=/dev/null LogLevel=ERROR GSSAPIAuthentication=no"
+        # One connection for all commands of a boot: a login costs an emulated core many seconds.
+        options += (
+            " ControlMaster=auto ControlPersist=yes ControlPath={} ServerAliveInterval=15".format(
+                self._control
+            )
+        )
         words = ["ssh", "-p", str(self._port), "-i", self._key]
         for option in options.split():
             words += ["-o", option]
@@ -115,7 +122,7 @@ class Machine:
                 timeout=timeout_s,
             )
 
-    def wait_for(self, command, timeout_s, every_s=3.0):
+    def wait_for(self, command, timeout_s, every_s=5.0):
         """Seconds until a line of shell succeeds in it.
 
         Raises:
@@ -143,12 +150,15 @@ class Machine:
         if process is not None:
             process.send_signal(signal.SIGKILL)
             process.wait()
+        if os.path.exists(self._control):
+            hang_up = self.ssh("", "-O", "exit")
+            subprocess.run(hang_up, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def shut_down(self, timeout_s=300.0):
         """Ask it to power off and wait for it."""
         self.run("sudo systemctl poweroff", check=False)
         self._process.wait(timeout_s)
-        self._process = None
+        self.cut()
 
 
 def _free_port():

@@ -76,7 +76,8 @@ def test_the_device_has_become_one_of_its_own(device):
 
 def test_nobody_logs_in_with_a_password(device):
     offered = subprocess.run(
-        device.ssh("true", "-o", "PubkeyAuthentication=no", "-o", "LogLevel=INFO"),
+        ["ssh", "-S", "none", "-o", "PubkeyAuthentication=no", "-o", "LogLevel=INFO"]
+        + device.ssh("true")[1:],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         universal_newlines=True,
