@@ -155,7 +155,7 @@ class Scene:
         left = int(round((0.3 + 0.2 * scenery.ROWS[position].parallax * pan) * height))
         frame[top:] = wall[:, left : left + width]
         for x1 in self._columns(position, pan):
-            part = self._column[:, max(0, -x1) : width - x1]
+            part = self._column[:, max(0, -x1) : max(0, width - x1)]
             if part.shape[1]:
                 frame[:, max(0, x1) : max(0, x1) + part.shape[1]] = part
 

@@ -106,3 +106,10 @@ def test_command_line_writes_a_clip(tmp_path, capsys):
     assert "2 frames" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         scenes.main([path, "--size", "large"])
+
+
+def test_a_narrow_picture_goes_on_where_a_column_is_out_of_it():
+    """4:3: the second column leaves the picture on its right; that ended the camera after 14 s."""
+    scene = Scene((320, 240), 0, 10.0)
+    for number in range(140, 205):
+        assert scene.render(number).shape == (240, 320, 3)
