@@ -28,7 +28,7 @@ BACKENDS = ("auto", "onnxruntime", "tensorrt")
 _LARGEST = 64 << 10  # characters of a file of settings
 _LINES = 30  # of wrong settings, told at once
 _LONG = 200  # characters of what is quoted in a message
-_HUGE = 10 ** 300  # no setting is
+_HUGE = 10**300  # no setting is
 _PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 

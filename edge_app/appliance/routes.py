@@ -133,7 +133,9 @@ class Routes:
     async def _page(self, request: Any) -> Any:
         from aiohttp import web
 
-        if self._guard.needs_token and "token" in request.query:  # out of the address, into a cookie
+        if (
+            self._guard.needs_token and "token" in request.query
+        ):  # out of the address, into a cookie
             response = web.HTTPFound("/")
             response.set_cookie(
                 COOKIE, self._guard.cookie, httponly=True, samesite="Strict", path="/"

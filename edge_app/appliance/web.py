@@ -68,7 +68,9 @@ class WebDisplay(Display):
         """Where the page is, with the port that was really taken."""
         assert self._server is not None, "used outside 'with'"
         host = self._settings.host
-        return "http://{}:{}".format("[{}]".format(host) if ":" in host else host, self._server.port)
+        return "http://{}:{}".format(
+            "[{}]".format(host) if ":" in host else host, self._server.port
+        )
 
     def show(self, picture: Picture) -> None:
         """Hand the newest picture over; encodes it when somebody is looking."""
@@ -79,7 +81,9 @@ class WebDisplay(Display):
         if not server.is_watched or now < self._next_at:
             return
         period_s = 1.0 / self._settings.max_rate_hz
-        self._next_at = max(self._next_at, now - period_s / 4) + period_s  # one late delays no other
+        self._next_at = (
+            max(self._next_at, now - period_s / 4) + period_s
+        )  # one late delays no other
         done, jpeg = self._encode(".jpg", picture.pixels, self._quality)
         if done:
             self.encoded += 1

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from needs import require
 
-_START_S, _ANSWER_S = 30.0, 20.0
+_START_S, _ANSWER_S = 90.0, 40.0
 
 
 class Chromium:
@@ -124,7 +124,7 @@ class Chromium:
         assert "exceptionDetails" not in given, given
         return given["result"].get("value")
 
-    def wait(self, expression, seconds=20.0):
+    def wait(self, expression, seconds=40.0):
         """Wait until a piece of JavaScript is true."""
         deadline = time.monotonic() + seconds
         while not self.evaluate(expression):

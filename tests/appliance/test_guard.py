@@ -100,13 +100,24 @@ def test_what_is_remembered_of_failures_does_not_grow():
     assert len(guard._failures) <= 1000
 
 
-@pytest.mark.parametrize("host", ["localhost", "LocalHost:8080", "127.0.0.1:1", "[::1]", "[::1]:8080"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LocalHost:8080", "127.0.0.1:1", "[::1]", "[::1]:8080"]
+)
 def test_on_loopback_a_loopback_name_is_enough(host):
     assert Guard("", True).refuse(ask(Host=host), 0.0) is None
 
 
 @pytest.mark.parametrize(
-    "host", ["", "evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil", "[::2]", ":80"]
+    "host",
+    [
+        "",
+        "evil.example",
+        "evil.example:80",
+        "localhost.evil.example",
+        "127.0.0.1.evil",
+        "[::2]",
+        ":80",
+    ],
 )
 def test_on_loopback_another_name_is_refused(host):
     assert Guard("", True).refuse(ask(Host=host), 0.0).http_status == 403

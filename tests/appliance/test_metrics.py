@@ -40,7 +40,10 @@ def test_every_figure_has_its_name_and_its_unit():
     assert told["edge_app_load_ratio", "gpu"] == 0.63
     assert (told["edge_app_supply_volts",], told["edge_app_supply_watts",]) == (4.87, 7.5)
     assert told["edge_app_throttled",] == 1 and told["edge_app_over_current_events_total",] == 2
-    assert told[("edge_app_build_info",) + tuple(sorted([platform.python_version(), __version__]))] == 1
+    assert (
+        told[("edge_app_build_info",) + tuple(sorted([platform.python_version(), __version__]))]
+        == 1
+    )
     assert told["process_resident_memory_bytes",] > 1e6
 
 

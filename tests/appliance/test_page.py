@@ -93,7 +93,9 @@ def test_it_asks_nobody_but_its_own_server(tab):
 def test_nothing_is_wider_than_the_window(tab, width):
     status = Status()
     status.measured(HOT)
-    status.waiting("events", "mqtt://a-very-long-name-of-a-broker-somewhere.example.org:1883/a/topic")
+    status.waiting(
+        "events", "mqtt://a-very-long-name-of-a-broker-somewhere.example.org:1883/a/topic"
+    )
     status.note("camera", "x" * 300)
     with served(status=status) as display:
         tab.open(display.url, width, 740)
@@ -130,7 +132,9 @@ def test_before_the_first_picture_it_says_what_is_missing(tab):
     status = Status()
     with open_web(status=status) as display:
         tab.open(display.url)
-        tab.wait(is_in("starting") + " && document.getElementById('title').textContent === 'Starting'")
+        tab.wait(
+            is_in("starting") + " && document.getElementById('title').textContent === 'Starting'"
+        )
         status.waiting("camera", "csi://0: no camera is connected")
         tab.wait(is_in("waiting"))
         stage = tab.evaluate("document.getElementById('stage').innerText")

@@ -23,23 +23,88 @@ from edge_app.appliance.connections import BURST_BYTES, LIMIT
 from edge_app.appliance.metrics import Metrics
 
 SEED = int(os.environ.get("EDGE_APP_SEED", "20261122"))
-METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"", b"G\0T"]
+METHODS = [
+    b"GET",
+    b"HEAD",
+    b"POST",
+    b"PUT",
+    b"DELETE",
+    b"OPTIONS",
+    b"CONNECT",
+    b"TRACE",
+    b"",
+    b"G\0T",
+]
 METHODS += [b"get", b"PRI * HTTP/2.0\r\n\r\nSM", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"]
-PATHS = [b"/", b"/api/status", b"/metrics", b"/healthz", b"/readyz", b"/snapshot.jpg", b"/favicon.ico"]
-PATHS += [b"*", b"//evil.example/%2e%2e", b"/../../etc/passwd", b"/%00", b"/%ff%fe", b"/?token=%ff", b""]
-PATHS += [b"http://evil.example/", b"/" + b"a" * 9000, b"/?" + b"x=1&" * 500, "/ünïcode".encode("utf-8")]
+PATHS = [
+    b"/",
+    b"/api/status",
+    b"/metrics",
+    b"/healthz",
+    b"/readyz",
+    b"/snapshot.jpg",
+    b"/favicon.ico",
+]
+PATHS += [
+    b"*",
+    b"//evil.example/%2e%2e",
+    b"/../../etc/passwd",
+    b"/%00",
+    b"/%ff%fe",
+    b"/?token=%ff",
+    b"",
+]
+PATHS += [
+    b"http://evil.example/",
+    b"/" + b"a" * 9000,
+    b"/?" + b"x=1&" * 500,
+    "/ünïcode".encode("utf-8"),
+]
 VERSIONS = [b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9.9", b"HTTP/1.1.1", b"", b"ICY"]
-HOSTS = [b"localhost", b"127.0.0.1", b"evil.example", b"[::1]", b"", b"localhost:99999", b"\xff\xfe", b"["]
-HEADERS = [b"Authorization: Bearer \xff", b"Cookie: edge_app_token=%s" % (b"a" * 3000), b"Cookie: ;;=;"]
+HOSTS = [
+    b"localhost",
+    b"127.0.0.1",
+    b"evil.example",
+    b"[::1]",
+    b"",
+    b"localhost:99999",
+    b"\xff\xfe",
+    b"[",
+]
+HEADERS = [
+    b"Authorization: Bearer \xff",
+    b"Cookie: edge_app_token=%s" % (b"a" * 3000),
+    b"Cookie: ;;=;",
+]
 HEADERS += [b"Content-Length: -1", b"Content-Length: 99999999999999999999", b"Content-Length: 10"]
-HEADERS += [b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked", b"Expect: 100-continue"]
-HEADERS += [b"Upgrade: websocket\r\nConnection: Upgrade", b"Connection: close", b": no name", b"no colon"]
-HEADERS += [b"X: " + b"y" * 20000, b"Range: bytes=0-", b"If-None-Match: *", b" folded", b"A\0: b", b"X:\ty"]
+HEADERS += [
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip, chunked",
+    b"Expect: 100-continue",
+]
+HEADERS += [
+    b"Upgrade: websocket\r\nConnection: Upgrade",
+    b"Connection: close",
+    b": no name",
+    b"no colon",
+]
+HEADERS += [
+    b"X: " + b"y" * 20000,
+    b"Range: bytes=0-",
+    b"If-None-Match: *",
+    b" folded",
+    b"A\0: b",
+    b"X:\ty",
+]
 
 
 def request(chance):
     """Something that is more or less a request."""
-    lines = [b" ".join([chance.choice(METHODS[:2] + METHODS), chance.choice(PATHS), chance.choice(VERSIONS)])]
+    lines = [
+        b" ".join(
+            [chance.choice(METHODS[:2] + METHODS), chance.choice(PATHS), chance.choice(VERSIONS)]
+        )
+    ]
     if chance.random() < 0.9:
         lines.append(b"Host: " + chance.choice(HOSTS[:2] * 4 + HOSTS))
     lines += [chance.choice(HEADERS) for _ in range(chance.choice([0, 0, 1, 2, 5, 60]))]
@@ -147,7 +212,9 @@ def test_with_a_token_no_broken_request_gets_past_it(caplog):
         for _ in range(300):
             data = broken(chance, request(chance))
             answer = send(display, data, False)
-            assert b"uptime_s" not in answer and b"\xff\xd8" not in answer and b"<html" not in answer, data
+            assert (
+                b"uptime_s" not in answer and b"\xff\xd8" not in answer and b"<html" not in answer
+            ), data
             assert b"# HELP" not in answer, data
 
 
@@ -183,7 +250,9 @@ def test_thousands_of_connections_one_after_the_other(display):
 
 def test_half_a_request_is_not_waited_for_for_ever(monkeypatch):
     make = server.Connections
-    monkeypatch.setattr(server, "Connections", lambda protocol, limit, _: make(protocol, limit, 0.3))
+    monkeypatch.setattr(
+        server, "Connections", lambda protocol, limit, _: make(protocol, limit, 0.3)
+    )
     with open_web() as display, Shower(display):
         viewer = open_stream(display)
         first_jpeg(viewer)
