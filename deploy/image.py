@@ -43,6 +43,8 @@ UNIT = "edge-app-first-boot.service"
 # What each board calls itself, and the revisions of release 32 that our program has a TensorRT for.
 BOARD, L4T, REVISIONS = "t210ref", "32", ("6", "7")
 AARCH64 = 183  # e_machine of its programs
+# What first-boot.sh and activate.sh call, besides what every system has.
+TOOLS = "sfdisk partx resize2fs useradd usermod ssh-keygen mkswap fallocate flock runuser".split()
 SSHD_LINES = """\
 # edge-app: keys only. The first line of a setting counts, so these stand before all others.
 PasswordAuthentication no
@@ -327,6 +329,18 @@ def check_system(system: System) -> None:
         )
     if not system.exists("/etc/ssh/sshd_config"):
         raise ImageRefused("APP has no sshd: nobody could log in to the device.")
+    folders = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
+    missing = [
+        name
+        for name in TOOLS
+        if not any(system.exists("{}/{}".format(folder, name)) for folder in folders)
+    ]
+    if missing:
+        raise ImageRefused(
+            "APP lacks what the first boot needs: {}. Is it NVIDIA's image, whole?".format(
+                ", ".join(missing)
+            )
+        )
     if system.exists(FIRST_BOOT):
         raise ImageRefused("BASE has been through this before: start from NVIDIA's image.")
 

@@ -30,6 +30,7 @@ SMALL = (
     "RP4",
 )
 LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+TOOLS = "sfdisk partx resize2fs useradd usermod ssh-keygen mkswap fallocate flock runuser".split()
 RELEASE = (
     "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref, EABI: aarch64, "
     "DATE: Sat Feb 19 17:05:08 UTC 2022\n"
@@ -97,6 +98,10 @@ def make_tree(folder, release=RELEASE):
         file.write(
             b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\xb7\x00" + bytes(44)
         )  # for aarch64
+    os.makedirs(os.path.join(folder, "sbin"))
+    for name in TOOLS:
+        with open(os.path.join(folder, "sbin", name), "w") as file:
+            file.write("a program of the Nano\n")
     os.symlink("python3.6", os.path.join(folder, "usr/bin/python3"))
     os.symlink(
         "/lib/systemd/system/nv-oem-config.target",

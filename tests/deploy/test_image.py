@@ -224,6 +224,13 @@ def test_a_system_that_is_not_l4t_is_named(make, workshop, tmp_path):
     refused(make(base=base), "it holds Raspberry something 12, not NVIDIA's L4T")
 
 
+def test_a_system_that_lacks_a_tool_of_the_first_boot(make, workshop, tmp_path):
+    base = changed_blob(
+        workshop, tmp_path, lambda tree: os.unlink(os.path.join(tree, "sbin", "partx"))
+    )
+    refused(make(base=base), "APP lacks what the first boot needs: partx.")
+
+
 def test_an_image_is_not_made_twice(make, tmp_path):
     status, said, out = make()
     assert status == 0, said

@@ -66,7 +66,8 @@ class Machine:
         started = time.monotonic()
         self._port = _free_port()
         network = "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22".format(self._port)
-        line = "root=/dev/vda1 rw quiet net.ifnames=0 console=ttyAMA0 audit=0"
+        line = "root=/dev/vda1 rw quiet net.ifnames=0 console=ttyAMA0"
+        line += " audit=0 systemd.default_timeout_start_sec=900"
         command = ["nice", "-n", "10", "setpriv", "--pdeathsig", "KILL"] + _QEMU
         command += ["-accel", "tcg,thread=multi", "-dtb", self._tree, "-kernel", str(self._kernel)]
         command += ["-initrd", str(self._initrd), "-append", line]
