@@ -150,10 +150,9 @@ class RtspDisplay(Display):
         return int(self._target)
 
     def _is_playing(self, source: _Source) -> bool:
-        """Whether its clock counts already.
+        """Whether its time has begun.
 
-        On the way there it has a clock before it has the time to subtract from it; a picture from
-        the far future would be waited for.
+        On the way there it has none that could be subtracted; a picture of the far future is waited for.
         """
         return bool(source.appsrc.get_state(0)[1] == self._gst.State.PLAYING)
 
@@ -187,7 +186,7 @@ class RtspDisplay(Display):
             self._keyframe_at = now
             source.encoder.send_event(self._keyframe_request())
         buffer = self._gst.Buffer.new_wrapped(_rows_of_four(pixels))
-        buffer.pts = self._last_pts = self._pts(source, now - captured_at)
+        buffer.pts = self._last_pts = self._pts(source, captured_at)
         if source.appsrc.emit("push-buffer", buffer) == self._gst.FlowReturn.OK:
             self.encoded += 1
 
@@ -200,10 +199,13 @@ class RtspDisplay(Display):
             text.format(width, height, max(1, int(round(self._settings.rate_hz))))
         )
 
-    def _pts(self, source: _Source, age_s: float) -> int:
-        """The time of capture on the pipeline's clock, in nanoseconds, later than the last one."""
-        running = source.appsrc.get_clock().get_time() - source.appsrc.get_base_time()
-        return max(running - int(max(0.0, age_s) * 1e9), self._last_pts + 1000000, 0)
+    def _pts(self, source: _Source, captured_at: float) -> int:
+        """The time of capture since the pipeline's start, in nanoseconds, later than the last one.
+
+        Its clock is GStreamer's system clock, which counts as ``time.monotonic`` does.
+        """
+        since_start = int(captured_at * 1e9) - int(source.appsrc.get_base_time())
+        return max(since_start, self._last_pts + 1000000, 0)
 
     def _keyframe_request(self) -> Any:
         """See "Force Key Unit" in GStreamer's design documents, "Keyframe Force"."""
@@ -315,6 +317,7 @@ class _Server:
             )
         )
         factory.set_shared(True)
+        factory.set_clock(self._gst.SystemClock.obtain())
         factory.set_protocols(GstRtsp.RTSPLowerTrans.TCP)  # nothing is lost, and one port to open
         if self._settings.password:
             permissions = GstRtspServer.RTSPPermissions()

@@ -87,7 +87,7 @@ def viewer(url, **more):
 def read(camera, count=1):
     """The last of ``count`` frames."""
     frames = []
-    deadline = time.monotonic() + 15.0
+    deadline = time.monotonic() + 30.0
     while len(frames) < count and time.monotonic() < deadline:
         frame = camera.read(1.0)
         if frame is not None:
@@ -135,8 +135,15 @@ def ffmpeg(url):
     return capture
 
 
-def test_a_recorders_client_gets_regular_time_stamps():
-    with RtspDisplay(settings()) as display, Shower(display, rate_hz=20.0):
+def test_a_recorders_client_gets_the_times_of_capture():
+    captured_ms = []
+
+    def make():
+        one = picture()
+        captured_ms.append(one.result.frame.captured_at * 1000.0)
+        return one
+
+    with RtspDisplay(settings()) as display, Shower(display, make, rate_hz=20.0):
         capture = ffmpeg(display.url)
         stamps_ms = []
         for _ in range(40):
@@ -145,8 +152,13 @@ def test_a_recorders_client_gets_regular_time_stamps():
             stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
         capture.release()
     assert shows_the_face(pixels)
-    steps = np.diff(stamps_ms[1:])  # OpenCV gives the first picture the stamp of a later one
-    assert (steps > 0).all() and np.median(steps) == pytest.approx(50.0, rel=0.2)
+    seen = np.asarray(stamps_ms[1:])  # OpenCV gives the first picture the stamp of a later one
+    assert (np.diff(seen) > 0).all()
+    shown = np.asarray(captured_ms)
+    deviations = [np.abs(shown[None] - (seen - seen[0] + at)[:, None]).min(axis=1) for at in shown]
+    assert (
+        min(np.percentile(one, 80) for one in deviations) < 2.0
+    ), "each stamp is that of a picture"
 
 
 def key_frames_and_times(url, seconds, gstreamer):
@@ -183,19 +195,18 @@ def test_there_is_a_key_frame_every_second_whatever_the_rate(gstreamer, rate_hz)
 
 
 def test_two_viewers_cost_one_encoder_and_one_leaves():
-    with RtspDisplay(settings(rate_hz=20.0)) as display, Shower(display):
+    with RtspDisplay(settings()) as display, Shower(display) as shower:
         with viewer(display.url) as first:
             read(first, 5)
+            source = display._server.source
             with viewer(display.url) as second:
-                read(second, 5)
+                one, other = read(first, 20), read(second, 20)
                 assert display.viewers == 2
-                before, started = display.encoded, time.monotonic()
-                one, other = read(first, 20), read(second, 2)
-                rate_hz = (display.encoded - before) / (time.monotonic() - started)
                 assert shows_the_face(one.pixels) and shows_the_face(other.pixels)
-                assert rate_hz == pytest.approx(20.0, rel=0.25), "not twice as many"
             until(lambda: display.viewers == 1)
             read(first, 10)
+            assert display._server.source is source, "one pipeline for both"
+            assert display.encoded <= shower.shown, "and each picture went in once"
 
 
 def test_nothing_is_encoded_without_a_viewer_and_one_may_come_back():
@@ -223,20 +234,22 @@ def test_a_viewer_that_reads_nothing_slows_nobody():
             pixels=np.roll(noise, int(one.result.frame.captured_at * 1000) % 640, axis=1)
         )
 
+    def rate_hz(camera):
+        started = time.monotonic()
+        read(camera, 40)
+        return 40 / (time.monotonic() - started)
+
     # 50 Mbit/s of noise fill its buffers within a second
     with RtspDisplay(settings(bitrate_kbps=50000)) as display, Shower(display, noisy) as shower:
         with viewer(display.url) as camera:
-            read(camera, 3)
+            before_hz = rate_hz(camera)
+            del shower.spent_s[:]
             stuck = ask_for_the_stream(display._server.port)
             until(lambda: display.viewers == 2)
-            del shower.spent_s[:]
-            started = time.monotonic()
-            frame = read(camera, 60)
-            rate_hz = 60 / (time.monotonic() - started)
-            slowest_s = np.percentile(shower.spent_s, 99)
+            rate_hz(camera)
+            assert rate_hz(camera) > 0.4 * before_hz, "the other viewer goes on"
             stuck.close()
-    assert time.monotonic() - frame.captured_at < 30.0
-    assert rate_hz > 10.0 and slowest_s < 0.1
+    assert np.median(shower.spent_s) < 0.5 * shower.pause_s, "and whoever shows does not wait"
 
 
 def ask_for_the_stream(port):
