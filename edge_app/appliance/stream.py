@@ -152,7 +152,7 @@ class RtspDisplay(Display):
     def _is_playing(self, source: _Source) -> bool:
         """Whether its time has begun.
 
-        On the way there it has none that could be subtracted; a picture of the far future is waited for.
+        Before, there is none to subtract, and a picture of the far future would be waited for.
         """
         return bool(source.appsrc.get_state(0)[1] == self._gst.State.PLAYING)
 
