@@ -161,6 +161,7 @@ def test_it_notices_that_the_server_is_gone_and_comes_back(tab):
         port = int(display.url.rsplit(":", 1)[1])
     tab.wait(is_in("lost"))
     assert "The program does not answer" in tab.text()
+    assert tab.evaluate("document.getElementById('faces').textContent") == "–"
     before = len([one for one in tab.requests if "stream.mjpg" in one])
     with served(port=port):
         tab.wait(is_in("live"))
