@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 from multiprocessing.pool import ThreadPool
-from multiprocessing.pool import ThreadPool
 
 import pytest
 from boxes import Box, base_tree, require_boxes
@@ -203,6 +202,29 @@ def test_a_deploy_whose_laptop_dies_is_finished_by_the_device(fleet, releases):
     assert status == 0 and result(output, box) == "unchanged", output
 
 
+_CUT = """p=$(pgrep -x tail)
+while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tr -d ' '); done
+kill $p"""  # the server's end of the connection over which the deploy is watched
+
+
+def test_a_deploy_whose_connection_is_cut_is_finished_by_the_device(fleet, releases):
+    box = fleet.boxes[0]
+    process = fleet.start("deploy", "--release", releases["1.3.0"], box.name)
+    wait_until(lambda: box.run("pgrep -f 1.3.0/rehearse.py", check=False).returncode == 0)
+    box.run(_CUT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and result(output, box) == "lost", output
+    wait_until(lambda: current(box) == "1.3.0")
+    wait_until(lambda: "busy=\n" in box.run("sh /opt/edge-app/current/activate.sh status").stdout)
+    assert show(box, "ActiveState") == "active"
+
+
+def test_three_releases_stay_and_packages_are_shared(fleet):
+    box = fleet.boxes[0]
+    assert box.run("ls /opt/edge-app/releases").stdout.split() == ["1.1.0", "1.2.0", "1.3.0"]
+    assert len(box.run("ls /opt/edge-app/packages").stdout.split()) == 1
+
+
 def test_of_two_deploys_at_once_one_is_told_to_wait(fleet, releases):
     box = fleet.boxes[1]
     first = fleet.start("deploy", "--release", releases["1.2.0"], box.name)
@@ -229,14 +251,6 @@ def test_rollback_by_hand_and_back_again(fleet):
 def test_a_rollback_to_what_is_not_there_says_what_is(fleet):
     status, output = fleet.do("rollback", "--to", "9.9.9", "dep1")
     assert status == 1 and "no release 9.9.9" in output and "1.2.0" in output
-
-
-def test_three_releases_stay_and_packages_are_shared(fleet, releases):
-    box = fleet.boxes[0]
-    status, output = fleet.deploy(releases["1.3.0"], box)
-    assert status == 0, output
-    assert box.run("ls /opt/edge-app/releases").stdout.split() == ["1.1.0", "1.2.0", "1.3.0"]
-    assert len(box.run("ls /opt/edge-app/packages").stdout.split()) == 1
 
 
 def test_the_release_survives_a_reboot(fleet):
