@@ -45,7 +45,7 @@ while kills() == before:
     eaten.append(bytearray(1 << 20))
 print("the kernel has killed", kills() - before)
 """
-# A start that takes eight seconds, in a unit that allows five.
+# A start that takes fifteen seconds, in a unit that allows twelve.
 SLOW_START = """
 import os, sys, time
 from edge_app.appliance.service import Notifier
@@ -54,7 +54,7 @@ from edge_app.frames import Figures, Picture
 status = Status()
 status.waiting(sys.argv[1], sys.argv[2])
 with Notifier(status, os.environ["NOTIFY_SOCKET"]) as systemd:
-    for _ in range(80):
+    for _ in range(150):
         systemd.idle()
         time.sleep(0.1)
     systemd.show(Picture(None, None, None, Figures(30.0, 30.0, 30.0, 20.0, {}, {})))
@@ -63,7 +63,7 @@ with Notifier(status, os.environ["NOTIFY_SOCKET"]) as systemd:
 PROPERTIES = (
     "ActiveState SubState Result MainPID NRestarts StatusText ExecMainStatus UnitFileState".split()
 )
-PATIENCE_S = 90.0  # for a machine that does a lot besides
+PATIENCE_S = 150.0  # for a machine that does a lot besides
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +86,17 @@ def box(nvstub, tmp_path_factory):
         yield machine
 
 
-def state(box):
-    """The properties of the service."""
-    text = box.run("systemctl show edge-app -p " + ",".join(PROPERTIES)).stdout
+def state(box, unit="edge-app"):
+    """Its properties."""
+    text = box.run("systemctl show {} -p {}".format(unit, ",".join(PROPERTIES))).stdout
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
-def wait_until(box, holds, what=""):
+def wait_until(box, holds, what="", unit="edge-app"):
     """The state for which ``holds``; ``what`` is printed with the seconds that took."""
     started = time.monotonic()
     while True:
-        now = state(box)
+        now = state(box, unit)
         took_s = time.monotonic() - started
         if holds(now):
             if what:
@@ -142,15 +142,17 @@ def test_the_start_waits_for_a_camera_and_is_ready_with_its_first_frame(box):
 
 
 def test_more_time_is_given_to_a_start_that_says_what_it_waits_for(box):
-    """The same start with and without a reason."""
+    """The same start with and without a reason, at the same time."""
     box.write("/opt/slow.py", SLOW_START)
-    line = "systemd-run --quiet --unit slow-{0} -p Type=notify -p TimeoutStartSec=5 /usr/bin/env"
+    line = "systemd-run --quiet --no-block --unit {0} -p Type=notify -p TimeoutStartSec=12 /usr/bin/env"
     line += " PYTHONPATH=$(echo /opt/edge-app/current/venv/lib/python3*/site-packages)"
-    line += " /usr/bin/python3 /opt/slow.py camera {1}"
-    assert box.run(line.format("told", "away"), check=False).returncode == 0
-    assert box.run(line.format("silent", "''"), check=False).returncode != 0
-    results = box.run("systemctl show --value -p Result slow-told slow-silent").stdout.split()
-    assert results == ["success", "timeout"]
+    line += " /usr/bin/python3 /opt/slow.py camera {1};"
+    box.run(line.format("slow-told", "away") + line.format("slow-silent", "''"))
+    ended = ("active", "failed")
+    wait_until(box, lambda now: now["ActiveState"] in ended, unit="slow-silent")
+    wait_until(box, lambda now: now["ActiveState"] in ended, unit="slow-told")
+    assert state(box, "slow-told")["ActiveState"] == "active"
+    assert state(box, "slow-silent")["Result"] == "timeout"
     box.run("systemctl stop slow-told; systemctl reset-failed slow-silent")
 
 
