@@ -58,8 +58,9 @@ class WebDisplay(Display):
 
         self._encode = cv2.imencode
         self._quality = [cv2.IMWRITE_JPEG_QUALITY, self._settings.jpeg_quality]
-        self._server = Server(self._settings, self._view, self._metrics)
-        self._server.start()
+        server = Server(self._settings, self._view, self._metrics)
+        server.start()
+        self._server = server
         log.info("live view: %s", self.url)
         return self
 

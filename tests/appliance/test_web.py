@@ -13,8 +13,11 @@ import pytest
 from pictures import FACE, Shower, greenness, picture
 from webclient import first_jpeg, get, open_stream, open_web
 
+from edge_app.appliance.metrics import Metrics
+from edge_app.appliance.status import Status
 from edge_app.errors import ConfigError, DisplayError
 from edge_app.frames import Figures
+from edge_app.meter import Meter
 
 
 def test_a_viewer_gets_the_picture_with_its_box():
@@ -185,6 +188,40 @@ def test_the_token_opens_the_page_by_header_query_and_cookie():
             assert answer.geturl() == url + "/"
         with opener.open(url + "/api/status", timeout=10) as answer:
             assert answer.status == 200
+
+
+def test_strangers_are_told_ok_or_not_ok_and_nothing_else():
+    status, token = Status(), "a long and secret token"
+    status.waiting("camera", "csi://0 is not there")
+    with Metrics(status, Meter()) as metrics:
+        with open_web(status, metrics, host="0.0.0.0", token=token) as display:
+            url = display.url.replace("0.0.0.0", "127.0.0.1")
+            assert get(url + "/healthz") == (200, b"ok\n")
+            assert get(url + "/readyz") == (503, b"not ok\n")
+            for path in ("/metrics", "/api/status", "/stream.mjpg", "/snapshot.jpg", "/", "/none"):
+                assert get(url + path)[0] == 401, path
+            known = {"Authorization": "Bearer " + token}
+            assert get(url + "/metrics", **known)[0] == 200
+            assert get(url + "/readyz", **known) == (503, b"not ok\ncamera: csi://0 is not there\n")
+            for n in range(7):  # wrong ones count here as well, and then the right one is not heard
+                assert get(url + "/healthz?token=guess{}".format(n)) == (200, b"ok\n")
+            assert get(url + "/readyz", **known) == (503, b"not ok\n")
+            assert get(url + "/metrics", **known)[0] == 429
+
+
+def test_probes_on_loopback_tell_why_and_still_check_the_name():
+    with open_web() as display:
+        assert get(display.url + "/healthz") == (200, b"ok\nno frame yet\n")
+        display.show(picture())
+        assert get(display.url + "/readyz") == (200, b"ok\n")
+        assert get(display.url + "/healthz", Host="evil.example")[0] == 403
+
+
+def test_the_main_loop_may_have_nothing_to_show():
+    with open_web() as display:
+        turned = display._view._turned_at
+        display.idle()
+        assert display._view._turned_at > turned
 
 
 def test_wrong_tokens_are_counted_and_then_refused():
