@@ -18,6 +18,7 @@ _NOT_FOR_PEOPLE = (
     "StageError",
 )
 _LOUD = ("warning", "error", "exception", "critical")
+_PROBLEM = re.compile(r"\b(no|not|cannot|failed|missing|without|is (?:full|gone))\b", re.IGNORECASE)
 _LETTERS = 8  # a template with fewer only passes on what somebody else says
 
 
@@ -114,16 +115,14 @@ def _without_percents(text):
 
 
 def _of_shell(path):
-    """What a script says by echo, die or fail, when it tells of a problem."""
+    """What a script says by die with a status, gives as a reason, or tells of a problem by echo."""
     with open(path, encoding="utf-8") as file:
         lines = file.read().splitlines()
     for number, line in enumerate(lines, 1):
-        for said in re.findall(
-            r'\b(?:echo|die|fail|refuse|problem) (?:-[a-z]+ |\d+ )*"([^"]*)"', line
-        ):
-            if re.search(
-                r"\b(no|not|cannot|failed|missing|without|refuse\w*|is (?:full|gone))\b", said, re.I
-            ):
+        for dies, said in re.findall(r'\b(?:(die [1-9]\d* |why=)|echo )"([^"]*)', line):
+            if dies or _PROBLEM.search(said):
                 yield Message(
-                    re.sub(r"\$(\{[^}]*\}|\([^)]*\)?|\w+|[@*#?])", ANY, said), path, number
+                    re.sub(r"\$(\{[^}]*\}|\(\([^)]*\)\)|\([^)]*\)?|\w+|[@*#?])", ANY, said),
+                    path,
+                    number,
                 )
