@@ -266,26 +266,27 @@ rehearse() { # RELEASE
   say "$said" | tail -n 1
 }
 
-take_engines() { # from the rehearsal; the old ones stay, for the way back
+take_engines() { # from the rehearsal; engines/previous holds those of the release before, if they are others
   [ -d "$state/engines/next" ] || return 0
-  if diff -rq -x next -x previous "$state/engines" "$state/engines/next" >/dev/null; then
-    rm -rf "$state/engines/next"
-    return
-  fi
   rm -rf "$state/engines/previous"
-  install -d -m 750 -o "$user" -g "$user" "$state/engines/previous"
-  find "$state/engines" -maxdepth 1 -type f -exec mv {} "$state/engines/previous/" \;
-  mv "$state"/engines/next/* "$state/engines/"
-  rmdir "$state/engines/next"
+  if ! diff -rq -x next "$state/engines" "$state/engines/next" >/dev/null; then
+    move_engines . previous
+    move_engines next .
+  fi
+  rm -rf "$state/engines/next"
 }
 
 restore_engines() { # those of the release that is gone back to; a wrong one would only be built anew
   [ -d "$state/engines/previous" ] || return 0
-  install -d -m 750 -o "$user" -g "$user" "$state/engines/other"
-  find "$state/engines" -maxdepth 1 -type f -exec mv {} "$state/engines/other/" \;
-  mv "$state"/engines/previous/* "$state/engines/" 2>/dev/null || true
+  move_engines . next
+  move_engines previous .
   rm -rf "$state/engines/previous"
-  mv "$state/engines/other" "$state/engines/previous"
+  mv "$state/engines/next" "$state/engines/previous"
+}
+
+move_engines() { # FROM TO: below engines/
+  install -d -m 750 -o "$user" -g "$user" "$state/engines/$2"
+  find "$state/engines/$1" -maxdepth 1 -type f -exec mv {} "$state/engines/$2/" \;
 }
 
 # --- the switch ------------------------------------------------------------------------------------------------------------
@@ -358,6 +359,7 @@ go_back() { # NAME: after a failed switch, with what was previous before it in o
     die 3 "FAILED: $failure; there is no release to go back to, the service is stopped"
   fi
   restore_engines
+  rm -rf "$state/engines/previous" # of the release that failed
   failed=$name
   if switch_to "$1"; then
     discard "$failed"
@@ -421,7 +423,7 @@ do_rollback() { # [NAME]
   [ -e "$base/releases/$name/complete" ] ||
     die 2 "no release $name on this device; here are: $(find "$base/releases" -mindepth 1 -maxdepth 1 -printf '%f ')"
   [ "$name" != "$old" ] || die 0 "UNCHANGED: $name runs"
-  restore_engines
+  [ "$name" != "$older" ] || restore_engines
   if [ -n "$old" ]; then point previous "$old"; fi
   if switch_to "$name"; then die 0 "ROLLED BACK to $name, which looks at $rate frames a second"; fi
   failure="$name: $why"

@@ -16,6 +16,9 @@ TARGET = "cp311-x86_64"
 CLI = "edge_app/cli.py"
 RUN = "def run(options: argparse.Namespace) -> int:\n"
 DETECT = "edge_app/detector.py"
+REHEARSED = "    release, path, engines = sys.argv[1:] if arguments is None else arguments\n"
+BUILT = "    open(os.path.join(engines, 'network.engine'), 'w').write('{}')\n"
+ENGINES = "/var/lib/edge-app/engines"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,12 @@ def releases(tmp_path_factory):
                 "    display.show(picture",
                 "    picture.result.frame.number > 5 and time.sleep(1e6)\n    display.show(picture",
             )
+        ],
+        # Stands in for a TensorRT that builds an engine: the rehearsal leaves a file where engines go.
+        "1.5.0-builds": [("rehearse.py", REHEARSED, REHEARSED + BUILT.format("fifth"))],
+        "1.6.0-builds": [
+            ("rehearse.py", REHEARSED, REHEARSED + BUILT.format("sixth")),
+            (CLI, RUN, RUN + '    raise SystemExit("a release that crashes")\n'),
         ],
         "1.4.0-strict": [
             ("edge_app/config.py", "rate_hz: float = 30.0\n", "speed_hz: float = 30.0\n")
@@ -251,6 +260,23 @@ def test_rollback_by_hand_and_back_again(fleet):
 def test_a_rollback_to_what_is_not_there_says_what_is(fleet):
     status, output = fleet.do("rollback", "--to", "9.9.9", "dep1")
     assert status == 1 and "no release 9.9.9" in output and "1.2.0" in output
+
+
+def test_an_engine_is_built_before_the_switch_and_goes_back_with_its_release(fleet, releases):
+    box = fleet.boxes[2]
+
+    def engine():
+        return box.run("cat {}/network.engine".format(ENGINES), check=False).stdout
+
+    status, output = fleet.deploy(releases["1.5.0-builds"], box)
+    assert status == 0, output
+    assert engine() == "fifth"
+    status, output = fleet.deploy(releases["1.6.0-builds"], box)
+    assert status == 1 and result(output, box) == "rolled back", output
+    assert engine() == "fifth" and current(box) == "1.5.0-builds"
+    assert box.run("ls {}".format(ENGINES)).stdout.split() == ["network.engine"]
+    status, output = fleet.do("rollback", box.name)
+    assert status == 0 and current(box) == "1.0.0", output
 
 
 def test_the_release_survives_a_reboot(fleet):

@@ -21,14 +21,19 @@ def unpacked(path, folder):
 
 
 def variant(source, name, folder, edits=()):
-    """A release like ``source`` called ``name``; ``edits`` are (file in our wheel, old text, new text)."""
+    """A release like ``source`` called ``name``; ``edits`` are (file of it or in our wheel, old text, new text)."""
     tree = folder / ("tree-" + name)
     read = archive.read_release(str(source))
     target = TARGETS[read.target]
     path = folder / "edge-app-{}-{}.tar".format(name, target.name)
     with unpacked(source, tree):
         for file, old, new in edits:
-            edit_wheel(next((tree / "app").iterdir()), file, old, new)
+            if (tree / file).exists():
+                text = (tree / file).read_text()
+                assert old in text, "{} has no {!r}".format(file, old)
+                (tree / file).write_text(text.replace(old, new, 1))
+            else:
+                edit_wheel(next((tree / "app").iterdir()), file, old, new)
         os.remove(str(tree / archive.CARD))
         os.remove(str(tree / archive.MANIFEST))
         release.write_card(str(tree), target, name)
