@@ -1,4 +1,4 @@
-"""The live view, over real sockets and in a real browser."""
+"""The live view, over real sockets."""
 
 import json
 import re
