@@ -3,6 +3,7 @@
 import os
 import shlex
 import tarfile
+import tempfile
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, S
 from deploy import archive
 from deploy.connection import Connection, ConnectionLost, Fleet, Said, Unreachable
 from deploy.inventory import Device
-from deploy.release import FOLDER, ROOT
+from deploy.release import ROOT
 from deploy.targets import TARGETS, find_target
 from deploy.waves import Outcome
 
@@ -51,6 +52,7 @@ class Releases:
         self._find = find  # path of the archive of a target
         self._read: Dict[str, archive.Release] = {}
         self._parts: Dict[Any, str] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="edge-app-")
 
     def of(self, target: str) -> archive.Release:
         """The release for a kind of device, checked."""
@@ -70,9 +72,7 @@ class Releases:
         key = (target, names)
         if key not in self._parts:
             release = self.of(target)
-            path = os.path.join(
-                FOLDER, "part-{}-{}-{}.tar".format(release.name, target, len(self._parts))
-            )
+            path = os.path.join(self._folder.name, "{}.tar".format(len(self._parts)))
             with tarfile.open(release.path) as source, tarfile.open(path, "w") as part:
                 for entry in source:
                     if entry.name in names:
@@ -82,8 +82,8 @@ class Releases:
 
     def close(self) -> None:
         """Remove the parts. Idempotent."""
-        while self._parts:
-            os.remove(self._parts.popitem()[1])
+        self._folder.cleanup()
+        self._parts.clear()
 
 
 @contextmanager
