@@ -207,7 +207,7 @@ _RULES: Dict[str, Rule] = {
     "power.mode": _one_of(SWITCH),
     "power.hot_c": _between(0, 150),
     "power.cool_c": _between(0, 150),
-    "power.slow_rate_hz": _between(0.1, 240),
+    "power.slow_rate_hz": _between(1, 240),
     "rtsp.host": _NOT_EMPTY,
     "rtsp.port": _between(0, 65535),
     "rtsp.user": _NOT_EMPTY,
