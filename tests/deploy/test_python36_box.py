@@ -55,6 +55,20 @@ def test_the_service_runs_on_python_3_6(box, tmp_path):
     box.run(imports.format("aiohttp, paho.mqtt.client, prometheus_client, numpy, yaml, idna_ssl"))
 
 
+def test_a_user_needs_root_without_a_password_and_is_told_how_to_get_it(box, tmp_path):
+    box.run(
+        "useradd -m -s /bin/sh somebody && install -d -o somebody ~somebody/.ssh && "
+        "install -o somebody -m 600 /root/.ssh/authorized_keys ~somebody/.ssh/"
+    )
+    laptop = Laptop([box], tmp_path, user="somebody")
+    status, output = laptop.do("status", box.name)
+    assert status == 1 and result(output, box) == "refused" and "NOPASSWD" in output, output
+    box.run("echo 'somebody ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/deploy")
+    status, output = laptop.do("status", box.name)
+    assert status == 0 and result(output, box) == "answered", output
+    assert not box.run("find /var/tmp -name 'edge-app.*'").stdout, "something was left behind"
+
+
 def test_provisioning_twice_changes_nothing_the_second_time(box, tmp_path):
     laptop = Laptop([box], tmp_path)
     status, output = laptop.do("provision", box.name)
