@@ -19,8 +19,9 @@ from deploy import steps  # noqa: E402
 from deploy.archive import ArchiveError  # noqa: E402
 from deploy.connection import Fleet  # noqa: E402
 from deploy.inventory import Device, InventoryError, devices_named, read_inventory  # noqa: E402
-from deploy.release import FOLDER, ReleaseError, build, release_name  # noqa: E402
+from deploy.release import build, release_name  # noqa: E402
 from deploy.targets import TARGETS  # noqa: E402
+from deploy.wheels import FOLDER, ReleaseError  # noqa: E402
 from deploy.waves import DONE, Outcome, Plan, roll_out, table, wave_size  # noqa: E402
 
 

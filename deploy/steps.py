@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, S
 from deploy import archive
 from deploy.connection import Connection, ConnectionLost, Fleet, Said, Unreachable
 from deploy.inventory import Device
-from deploy.release import ROOT
+from deploy.wheels import ROOT
 from deploy.targets import TARGETS, find_target
 from deploy.waves import Outcome
 

@@ -10,7 +10,7 @@ for _place in (ROOT, ROOT / "tests" / "box", ROOT / "tests" / "deploy"):
 
 from needs import require  # noqa: E402
 
-from deploy import release  # noqa: E402
+from deploy import release, wheels  # noqa: E402
 from deploy.targets import TARGETS  # noqa: E402
 
 
@@ -18,6 +18,6 @@ def build_or_skip(target, folder, name):
     """A real release; without network and without kept wheels there is none."""
     try:
         return release.build(TARGETS[target], str(folder), name)
-    except release.ReleaseError as error:
+    except wheels.ReleaseError as error:
         require("download failed" not in str(error), "the wheels of {} ({})".format(target, error))
         raise

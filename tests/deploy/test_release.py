@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from variants import edit_wheel, variant
 
-from deploy import archive, release
+from deploy import archive, release, wheels
 from deploy.targets import TARGETS, Target, find_target
 
 NO_WHEELS = Target("cp399-" + os.uname().machine, "3.99", os.uname().machine, 36, "a test")
@@ -114,20 +114,20 @@ def test_a_wheel_with_another_sum_than_the_lock_says_is_not_taken(monkeypatch, t
     target = TARGETS["cp311-x86_64"]
     (tmp_path / "wheels" / target.name).mkdir(parents=True)
     (tmp_path / "wheels" / target.name / "idna-3.20-py3-none-any.whl").write_bytes(b"not it")
-    monkeypatch.setattr(release, "FOLDER", str(tmp_path))
-    monkeypatch.setattr(release, "_download", lambda *_: None)
-    with pytest.raises(release.ReleaseError, match="idna"):
-        release.fetch_wheels(target)
+    monkeypatch.setattr(wheels, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(wheels, "_download", lambda *_: None)
+    with pytest.raises(wheels.ReleaseError, match="idna"):
+        wheels.fetch_wheels(target)
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_every_target_locks_what_the_program_needs(name):
     target = TARGETS[name]
     lists = ["jetson-py36.txt" if target.python == "3.6" else "jetson.txt"]
-    locked = set(release.read_lock(release.lock_path(target)))
-    sources = os.path.join(release.LOCKS, name.split("-")[0] + "-sources.txt")
+    locked = set(wheels.read_lock(wheels.lock_path(target)))
+    sources = os.path.join(wheels.LOCKS, name.split("-")[0] + "-sources.txt")
     if os.path.exists(sources):
-        locked |= set(release.read_lock(sources))
+        locked |= set(wheels.read_lock(sources))
     for line in open(str(ROOT / "deploy" / "requirements" / lists[0])):
         wanted = re.match(r"[A-Za-z0-9_-]+", line)
         if wanted and wanted.group().lower() != "numpy":  # JetPack's own, where it is new enough
