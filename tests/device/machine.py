@@ -57,7 +57,7 @@ class Machine:
     def __exit__(self, *_):
         self.cut()
 
-    def boot(self, timeout_s=900.0):
+    def boot(self, timeout_s=3600.0):
         """Power on; returns when the user can log in.
 
         Raises:
@@ -78,11 +78,16 @@ class Machine:
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         deadline = started + timeout_s
         while time.monotonic() < deadline and self._process.poll() is None:
-            if self.run("true", check=False, timeout_s=60.0).returncode == 0:
+            if self._answers():
                 self.boot_s = time.monotonic() - started
                 return
             time.sleep(0.5)
         raise MachineError("nobody can log in:\n" + self.console_text()[-3000:])
+
+    def _answers(self):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.run("true", check=False, timeout_s=300.0).returncode == 0
+        return False
 
     def run(self, command, check=True, timeout_s=600.0):
         """Run a line of shell in it as the user; the result has ``stdout`` (stderr in it) and ``returncode``."""
@@ -100,7 +105,7 @@ class Machine:
 
     def ssh(self, command, *more):
         """The command that runs ``command`` in it, for those who want to read along."""
-        options = "IdentitiesOnly=yes BatchMode=yes StrictHostKeyChecking=no ConnectTimeout=30"
+        options = "IdentitiesOnly=yes BatchMode=yes StrictHostKeyChecking=no ConnectTimeout=240"
         options += " UserKnownHostsFile=/dev/null LogLevel=ERROR GSSAPIAuthentication=no"
         # One connection for all commands of a boot: a login costs an emulated core many seconds.
         options += (
