@@ -180,7 +180,7 @@ def test_a_host_key_that_is_not_known_is_refused(fleet):
         status, output = fleet.do("status", "dep2")
     finally:
         fleet.accept_host_keys()
-    assert status == 1 and "ssh root@10.77.62.2" in output and "not known" in output
+    assert status == 1 and "ssh root@" + fleet.boxes[2].address in output and "not known" in output
 
 
 def test_a_full_disk_is_noticed_before_anything_travels(fleet, releases):
