@@ -218,6 +218,20 @@ def export(
     return path
 
 
+@torch.no_grad()
+def mix(network: model.SSD, path: str, share: float) -> None:
+    """Move the weights by ``share`` towards those of another run that began from the same ones.
+
+    Wortsman et al., "Model soups", ICML 2022: such a mean may be better than each of them.
+    """
+    other = model.MODELS[network.name]()
+    train.load_weights(other, path)
+    theirs = other.state_dict()
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name], share)
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Load weights, export."""
     parser = argparse.ArgumentParser(prog="training.export", description=__doc__)
@@ -231,11 +245,17 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--factor", type=float, default=1.0, help="calibration (training.evaluate)")
     parser.add_argument("--shift", type=float, default=0.0, help="calibration")
     parser.add_argument("--save-weights", help="write the weights to this .npz as well")
+    parser.add_argument(
+        "--mix", nargs=2, metavar=("WEIGHTS", "SHARE"),
+        help="other weights of this network, and their share in the mean of both",
+    )  # fmt: skip
     parser.add_argument("--trained-on", default=OUR_DATA, help="which data, for the card")
     parser.add_argument("--note", default="", help="how it was trained, for the card")
     options = parser.parse_args(arguments or None)
     network = model.MODELS[options.model]()
     train.load_weights(network, options.weights)
+    if options.mix:
+        mix(network, options.mix[0], float(options.mix[1]))
     if options.save_weights:
         save_weights(network, options.save_weights)
     about: Dict[str, Any] = {

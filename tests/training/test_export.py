@@ -82,3 +82,13 @@ def test_weights_written_small_load_again(tmp_path):
         torch.testing.assert_close(
             other.state_dict()[name].float(), value.float(), atol=1e-3, rtol=1e-3
         )
+
+
+def test_the_mean_of_two_runs(tmp_path):
+    first, second = model.blazeface(), model.blazeface()
+    export.save_weights(second, str(tmp_path / "second.npz"))
+    name = next(name for name, one in first.named_parameters() if one.ndim == 4)
+    before = first.state_dict()[name].clone()
+    export.mix(first, str(tmp_path / "second.npz"), 0.25)
+    wanted = 0.75 * before + 0.25 * second.state_dict()[name].half().float()
+    torch.testing.assert_close(first.state_dict()[name], wanted)
