@@ -56,28 +56,6 @@ def no_screen(monkeypatch):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """Function: run headless Chromium on a page of this machine with more arguments; its stdout."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    require(program, "Chromium (apt install chromium)")
-
-    def visit(url, *arguments):
-        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
-        command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
-        command += ["--disable-component-update", "--user-data-dir=" + str(tmp_path / "chromium")]
-        done = subprocess.run(
-            command + list(arguments) + [url],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=90,
-        )
-        assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
-        return done.stdout.decode("utf-8", "replace")
-
-    return visit
-
-
 @pytest.fixture(scope="session")
 def gstreamer():
     """The Gst module, with a plugin registry of the tests' own."""
