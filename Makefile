@@ -66,7 +66,7 @@ test: ## all tests, on this Python and on 3.6
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
 	.venv/bin/python -m pytest $(ARGS)
 	.venv/bin/python -m pytest tests/nvidia $(ARGS)
-	.venv/bin/python -m pytest tests/systemd tests/deploy $(ARGS)
+	PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest tests/systemd tests/deploy $(ARGS)
 	@$(MAKE) --no-print-directory test36
 ifdef EDGE_APP_CI
 	@$(MAKE) --no-print-directory test-training ARGS='-m "not slow" $(ARGS)'

@@ -14,19 +14,30 @@ from needs import require
 LAYER = ROOT / "build" / "boxes" / "python36"
 
 
+def installation():
+    """The folder of a Python 3.6 that can be copied: of PYTHON36, or below pyenv's."""
+    found = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.6.*/bin/python")))
+    interpreter = os.environ.get("PYTHON36") or (found[-1] if found else None)
+    if interpreter is None:
+        return None
+    command = [interpreter, "-c", "import sys; print(sys.base_prefix)"]
+    folder = subprocess.check_output(command, universal_newlines=True).strip()
+    return None if folder in ("/usr", "/usr/local") else folder
+
+
 @pytest.fixture(scope="module")
 def python36():
-    """A layer for a box with a Python 3.6 below /opt, copied from this machine's pyenv."""
-    found = sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.6.*")))
-    require(found, "a Python 3.6 below ~/.pyenv/versions")
+    """A layer for a box with a Python 3.6 below /opt, copied from one of this machine."""
+    folder = installation()
+    require(folder, "a Python 3.6 in a folder of its own: PYTHON36=.../bin/python, or pyenv's")
     if not LAYER.exists():
         work = LAYER.with_suffix(".partial")
         shutil.rmtree(str(work), ignore_errors=True)
         (work / "usr/local/bin").mkdir(parents=True)
         (work / "usr/lib").mkdir(parents=True)
         left_out = shutil.ignore_patterns("test", "*.a", "__pycache__", "site-packages")
-        shutil.copytree(found[-1], str(work / "opt/python3.6"), symlinks=True, ignore=left_out)
-        for library in glob.glob(found[-1] + "/lib/libpython3.6m.so.1.0"):
+        shutil.copytree(folder, str(work / "opt/python3.6"), symlinks=True, ignore=left_out)
+        for library in glob.glob(folder + "/lib/libpython3.6m.so.1.0"):
             shutil.copy(library, str(work / "usr/lib"))
         os.symlink("/opt/python3.6/bin/python3.6", str(work / "usr/local/bin/python3.6"))
         work.rename(LAYER)
