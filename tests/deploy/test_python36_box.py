@@ -69,7 +69,7 @@ def test_the_service_runs_on_python_3_6(box, tmp_path):
 def test_a_user_needs_root_without_a_password_and_is_told_how_to_get_it(box, tmp_path):
     box.run(
         "useradd -m -s /bin/sh somebody && install -d -o somebody ~somebody/.ssh && "
-        "install -o somebody -m 600 /root/.ssh/authorized_keys ~somebody/.ssh/"
+        "install -o somebody -m 600 ~root/.ssh/authorized_keys ~somebody/.ssh/"
     )
     laptop = Laptop([box], tmp_path, user="somebody")
     status, output = laptop.do("status", box.name)

@@ -60,8 +60,8 @@ def test_a_service_that_runs_is_found_well_and_not_disturbed(box):
 
 def test_the_archive_of_a_running_service(box, tmp_path):
     box.run("logger -t edge-app token={}".format(TOKEN))
-    box.run(CHECK + "--bundle /root/support.tar.gz", timeout_s=PATIENCE_S)
-    packed = box.run("base64 /root/support.tar.gz").stdout
+    box.run(CHECK + "--bundle ~/support.tar.gz", timeout_s=PATIENCE_S)
+    packed = box.run("base64 ~/support.tar.gz").stdout
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
         files = {
             one.name.split("/")[1]: archive.extractfile(one).read().decode() for one in archive
