@@ -139,12 +139,12 @@ logs: ## the last lines of the service's log on HOSTS or INVENTORY; LINES=50
 	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
 	$(fleet) logs $(devices) --lines $(or $(LINES),50) $(ARGS)
 
-image: ## RELEASE into a copy of NVIDIA's SD-card image: BASE=...zip RELEASE=...tar [KEY=...pub] [USER_NAME=nano] [IMG=...]
-	$(as_root) $(PYTHON) -m deploy.image "$(BASE)" --release "$(RELEASE)" $(if $(KEY),--key "$(KEY)") \
+image: ## RELEASE into a copy of NVIDIA's SD-card image: BASE=...zip [RELEASE=...tar, the newest] [KEY=...pub] [USER_NAME=nano] [IMG=...]
+	$(as_root) $(PYTHON) -B -m deploy.image "$(BASE)" $(if $(RELEASE),--release "$(RELEASE)") $(if $(KEY),--key "$(KEY)") \
 	    $(if $(USER_NAME),--user "$(USER_NAME)") --out "$(IMG)" $(if $(ACCEPT_LICENSE),--accept-license) $(ARGS)
 
 flash: ## IMG onto an SD card and compared: DEVICE=/dev/sdX [IMG=...] [YES=1]
-	$(as_root) $(PYTHON) -m deploy.flash "$(IMG)" "$(DEVICE)" $(if $(YES),--yes) $(ARGS)
+	$(as_root) $(PYTHON) -B -m deploy.flash "$(IMG)" "$(DEVICE)" $(if $(YES),--yes) $(ARGS)
 
 test-device: ## image, card and first boot on an emulated Cortex-A57 (about half an hour)
 	@sh deploy/system-packages.sh test-device

@@ -2,7 +2,7 @@
 """Puts a release into a copy of NVIDIA's SD-card image for the Jetson Nano, without a Nano.
 
     python3 -m deploy.image BASE --release edge-app-....tar --key ~/.ssh/id_ed25519.pub --out edge.img
-    (make image BASE=... [RELEASE=...] [KEY=...] [USER_NAME=...] [OUT=...])
+    (make image BASE=... [RELEASE=...] [KEY=...] [USER_NAME=...] [IMG=...])
 
 BASE is what NVIDIA gives for download (jetson-nano-...-sd-card-image.zip, or the .img in it) and stays as it is.
 The copy gets: the release; a unit that at the first boot makes host keys, a user who logs in with the given key
@@ -35,6 +35,8 @@ from deploy.image_layout import LayoutError, Partition, holds_ext4, read_partiti
 from deploy.image_progress import Progress, in_words
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+RELEASES = os.path.join(ROOT, "build", "release")
+TARGET = "cp36-aarch64"  # of a Nano
 REFUSED = 64
 CLONE_NEWNS = 0x00020000
 ROOM_BYTES = 16 << 20  # left free in the root file system, besides the release
@@ -153,6 +155,8 @@ class System:
 
 def make(wanted: Wanted) -> None:
     """Make the image: copy, look, put in, close, and only then give it its name."""
+    if not wanted.base:
+        raise ImageRefused("BASE=... is missing: NVIDIA's SD-card image, the .zip or the .img in it.")
     _check_machine()
     key = read_key(wanted.key)
     check_user(wanted.user)
@@ -193,6 +197,23 @@ def _check_machine() -> None:
                 ", ".join(missing)
             )
         )
+
+
+def newest_release(folder: str) -> str:
+    """The release for the Nano that was built last.
+
+    Raises:
+        ImageRefused: none was built yet.
+    """
+    ending = "-{}.tar".format(TARGET)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    paths = [os.path.join(folder, name) for name in names if name.endswith(ending)]
+    if not paths:
+        raise ImageRefused(
+            "{} has no release for a Nano (edge-app-NAME{}): make release TARGETS={} builds it; "
+            "RELEASE names another one.".format(os.path.relpath(folder), ending, TARGET)
+        )
+    return max(paths, key=os.path.getmtime)
 
 
 def read_key(path: str) -> str:
@@ -460,7 +481,9 @@ def main(arguments=None) -> int:
         prog="deploy.image", description="Puts a release into a copy of NVIDIA's SD-card image."
     )
     parser.add_argument("base", help="NVIDIA's image: the .zip, or the .img in it")
-    parser.add_argument("--release", required=True, help="archive made by make release")
+    parser.add_argument(
+        "--release", default="", help="archive made by make release; default: the newest for a Nano"
+    )
     parser.add_argument("--key", default=usual_key(), help="public ssh key of who may log in")
     parser.add_argument("--user", default="nano", help="who logs in; default: nano")
     parser.add_argument("--out", default="out/edge-app-sd.img", help="default: out/edge-app-sd.img")
@@ -489,6 +512,9 @@ def main(arguments=None) -> int:
     for one in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, _stop)
     try:
+        if wanted.base and not wanted.release:
+            wanted = wanted._replace(release=newest_release(RELEASES))
+            print("Release: {}".format(os.path.relpath(wanted.release)))
         os.makedirs(os.path.dirname(os.path.abspath(wanted.out)), exist_ok=True)
         make(wanted)
     except (ImageRefused, ImageError, ArchiveError) as error:

@@ -246,6 +246,27 @@ def test_a_release_for_another_device(make, workshop):
     )
 
 
+def test_without_a_release_the_newest_for_a_nano_is_taken(tmp_path):
+    with pytest.raises(image.ImageRefused, match="make release TARGETS=cp36-aarch64 builds it"):
+        image.newest_release(str(tmp_path / "nothing was built"))
+    names = ("b-cp36-aarch64.tar", "a-cp36-aarch64.tar", "c-cp311-x86_64.tar", "d-cp36-aarch64.tar.77")
+    for age, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(str(tmp_path / name), (1000 + age, 1000 + age))
+    assert image.newest_release(str(tmp_path)) == str(tmp_path / "a-cp36-aarch64.tar")
+
+
+def test_a_base_that_is_not_there(make, tmp_path):
+    refused(make(base=tmp_path / "missing.zip"), "missing.zip: there is no such image")
+
+
+def test_no_base_at_all():
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.image", ""], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    assert done.returncode == 64 and b"BASE=... is missing" in done.stderr
+
+
 def test_a_release_that_is_damaged(make, workshop, tmp_path):
     data = bytearray((workshop / "cp36-aarch64.tar").read_bytes())
     at = data.index(b"echo activated")
