@@ -7,7 +7,7 @@
 #   activate.sh logs [LINES]                    the last of the service's log
 # Exit status: 0 done or nothing to do; 1 the release failed and the old one runs; 2 the device is not fit for it, nothing
 # was changed; 3 the release failed and there is no healthy one to go back to; 75 another deploy is at work.
-# Settings by environment: HEALTH_S, START_S, RATE_HZ, KEEP, as below.
+# Settings by environment: HEALTH_S, START_S, RATE_HZ, SILENT_S, KEEP, as below.
 # 'install' and 'rollback' go on when the connection is lost: the device ends up with the old or the new release.
 set -eu
 umask 022
@@ -25,6 +25,7 @@ lock=$root/run/lock/edge-app-deploy
 HEALTH_S=${HEALTH_S:-20} # a new release is watched for so long after its first frame
 START_S=${START_S:-180}  # its first frame must come within
 RATE_HZ=${RATE_HZ:-5}    # frames it must look at in a second
+SILENT_S=${SILENT_S:-5}  # without a frame for so long it is taken to hang
 KEEP=${KEEP:-3}          # releases that stay on the device
 spare_kib=65536          # what stays free on the disk
 
@@ -322,7 +323,7 @@ healthy() { # first frame within START_S, then frames at RATE_HZ for HEALTH_S; s
     died && return 1
     now=$(show WatchdogTimestampMonotonic)
     if [ "$now" = "$fed" ]; then silent=$((silent + 1)); else silent=0 fed=$now; fi
-    [ "$silent" -lt 5 ] || { why="it has not looked at a frame for $silent s: $(show StatusText)" && return 1; }
+    [ "$silent" -lt "$SILENT_S" ] || { why="it has not looked at a frame for $silent s: $(show StatusText)" && return 1; }
     said=$(show StatusText)
     [ "$said" = "$first" ] || rate=$(say "$said" | sed -n 's/.*detect \([0-9.]*\) fps.*/\1/p')
   done

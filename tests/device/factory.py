@@ -15,7 +15,7 @@ USER = "pat"
 APP_MB, CARD_MB = 1100, 3000
 # An emulated core is some fifty times slower than a Nano: more patience, a small camera, and no other difference.
 SLOW_FIRST_BOOT = """[Service]
-Environment=RATE_HZ=0.02 START_S=2400 HEALTH_S=15 EDGE_APP_SWAP_MB=128
+Environment=RATE_HZ=0.02 START_S=2400 HEALTH_S=15 SILENT_S=120 EDGE_APP_SWAP_MB=128
 """
 SLOW_SERVICE = "[Service]\nWatchdogSec=10min\nTimeoutStartSec=40min\n"
 SETTINGS = {

@@ -98,7 +98,7 @@ def test_a_power_cut_in_a_deploy_leaves_the_old_or_the_new_release(
         "unpacked": "test -e /opt/edge-app/releases/.partial/systemd",
     }
     watch = "until {}; do sleep 0.02; done; echo NOW".format(signs[moment])
-    install = "tar -xOf {0}.tar activate.sh >activate.sh; sudo env RATE_HZ=0.02 START_S=2400 sh activate.sh install {0}.tar".format(
+    install = "tar -xOf {0}.tar activate.sh >activate.sh; sudo env RATE_HZ=0.02 START_S=2400 SILENT_S=120 sh activate.sh install {0}.tar".format(
         name
     )
     with subprocess.Popen(
@@ -123,7 +123,7 @@ def test_the_deploy_that_was_cut_succeeds_when_it_is_repeated(device, figures):
     name = "test-3"
     started = time.monotonic()
     said = device.run(
-        "tar -xOf {0}.tar activate.sh >activate.sh && sudo env RATE_HZ=0.02 START_S=2400 HEALTH_S=15 sh activate.sh install {0}.tar".format(
+        "tar -xOf {0}.tar activate.sh >activate.sh && sudo env RATE_HZ=0.02 START_S=2400 SILENT_S=120 HEALTH_S=15 sh activate.sh install {0}.tar".format(
             name
         ),
         timeout_s=FIRST_BOOT_S,
