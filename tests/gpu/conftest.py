@@ -3,6 +3,7 @@
 ``make gpu-test`` runs them (run.sh). They share the cases of tests/nvidia, which run everywhere.
 """
 
+import ctypes
 import os
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 HERE = os.path.dirname(os.path.abspath(__file__))
 for _folder in ("nvidia", "gpu"):
     sys.path.insert(0, os.path.join(os.path.dirname(HERE), _folder))
+
+from ledger import Ledger  # noqa: E402
 
 from edge_app.errors import DetectorError  # noqa: E402
 from edge_app.nvidia import compiler  # noqa: E402
@@ -32,6 +35,28 @@ def gpu():
 def cubins(gpu, tmp_path_factory):
     """The kernels, compiled here for this GPU."""
     return compiler.compile_all(gpu.sm, str(tmp_path_factory.mktemp("cubins") / "kernels"))
+
+
+@pytest.fixture
+def ledger(gpu):
+    """The books of what pycuda has alive; nothing may be at the end that was not at the start."""
+    try:
+        books = Ledger()
+    except LookupError as error:
+        pytest.skip("NOT TESTED: {}".format(error))
+    before = books.alive()
+    yield books
+    books.fail_allocation(0)
+    assert books.alive() == before
+
+
+@pytest.fixture
+def held_context(gpu):
+    """The primary context, kept alive but not current: opening it takes a third of a second, once."""
+    driver, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+    assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+    yield
+    driver.cuDevicePrimaryCtxRelease_v2(0)
 
 
 @pytest.fixture

@@ -16,6 +16,10 @@ class GpuRunner:
         self._driver = import_driver()
         self._modules = [self._driver.module_from_file(path) for path in cubins]
 
+    def close(self):
+        """Unload the kernels; before the context is left."""
+        self._modules = []
+
     def _function(self, name):
         for module in self._modules:
             try:

@@ -1,7 +1,4 @@
-"""A Network that takes the tensors off the GPU, asks ONNX Runtime and puts the answer back.
-
-So that everything around the engine can be held to the CPU detector exactly, with or without TensorRT.
-"""
+"""Networks for the detector under test, with or without TensorRT: ONNX Runtime's answer, or always the same."""
 
 from contextlib import ExitStack
 
@@ -11,8 +8,18 @@ from edge_app.nvidia import parity
 from edge_app.nvidia.buffers import DeviceBuffer
 
 
+def opened(sizes):
+    """(buffers of these sizes, the stack that frees them); none is left when one cannot be had."""
+    with ExitStack() as stack:
+        buffers = [stack.enter_context(DeviceBuffer(size)) for size in sizes]
+        return buffers, stack.pop_all()
+
+
 class OnnxNetwork:
-    """See ``edge_app.nvidia.network.Network``; ``enqueue`` waits, so it is for comparisons only."""
+    """Takes the tensor off the GPU, asks ONNX Runtime and puts the answer back; the detector is then exact.
+
+    See ``edge_app.nvidia.network.Network``; ``enqueue`` waits, so it is for comparisons only.
+    """
 
     def __init__(self, onnx_path, card):
         self._infer = parity.onnx_answers(onnx_path, card)
@@ -23,7 +30,7 @@ class OnnxNetwork:
 
     def __enter__(self):
         sizes = (self._tensor.nbytes, 16 * self._count, 8 * self._count)
-        self._buffers = [self._stack.enter_context(DeviceBuffer(size)) for size in sizes]
+        self._buffers, self._stack = opened(sizes)
         self.input, self.offsets, self.scores = [buffer.address for buffer in self._buffers]
         return self
 
@@ -37,3 +44,33 @@ class OnnxNetwork:
         both = np.ascontiguousarray(np.stack([1 - scores, scores], 1))
         self._buffers[1].upload(np.ascontiguousarray(offsets))
         self._buffers[2].upload(both)
+
+
+class FixedNetwork:
+    """Gives every picture the same answer, without a call of the driver: what remains is the detector's own.
+
+    Five default boxes score 0.99.
+    """
+
+    def __init__(self, onnx_path, card):
+        del onnx_path
+        width, height = card.input.size_wh
+        count = len(card.default_boxes())
+        self._offsets = np.zeros((count, 4), np.float32)
+        self._scores = np.tile(np.float32([0.99, 0.01]), (count, 1))
+        self._scores[:: count // 4] = np.float32([0.01, 0.99])
+        self._sizes = (12 * width * height, self._offsets.nbytes, self._scores.nbytes)
+        self._stack = ExitStack()
+
+    def __enter__(self):
+        buffers, self._stack = opened(self._sizes)
+        self.input, self.offsets, self.scores = [buffer.address for buffer in buffers]
+        buffers[1].upload(self._offsets)
+        buffers[2].upload(self._scores)
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def enqueue(self, stream):
+        del stream
