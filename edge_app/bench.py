@@ -110,7 +110,7 @@ def _single(settings: Settings, frames: int, open_detector: Callable[[Settings],
             meter.count("faces", len(shown))
             meter.count("frames_with_faces", int(len(shown) > 0))
             meter.tick("display", time.monotonic())
-        return Summary.of(meter, {}, settings.camera.source, detector.description)
+        return Summary.of(meter, {}, {}, settings.camera.source, detector.description)
 
 
 def _pipeline(
@@ -136,7 +136,8 @@ def _pipeline(
             meter.count("frames_with_faces", int(len(faces) > 0))
             meter.tick("display", time.monotonic())
             shown += 1
-        return Summary.of(meter, pipeline.dropped, camera.name, detector.description)
+        dropped, left = pipeline.dropped, pipeline.left
+        return Summary.of(meter, dropped, left, camera.name, detector.description)
 
 
 class _Repeating:

@@ -87,7 +87,9 @@ def run(options: argparse.Namespace) -> int:
         pass
     except EdgeAppError as error:
         status = _report(error, options.verbose)
-    summary = Summary.of(meter, pipeline.dropped, camera.name, detector.description)
+    summary = Summary.of(
+        meter, pipeline.dropped, pipeline.left, camera.name, detector.description
+    )
     if status == 0 or meter.shown:
         print(summary.table())
     if options.stats:

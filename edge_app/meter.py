@@ -2,8 +2,7 @@
 
 import threading
 from collections import deque
-from itertools import islice
-from typing import Deque, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Deque, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -18,9 +17,9 @@ class Percentiles(NamedTuple):
     p99: float
 
 
-def percentiles(seconds: Sequence[float]) -> Percentiles:
+def percentiles(seconds: Union[Sequence[float], np.ndarray]) -> Percentiles:
     """p50, p95 and p99 of a series of seconds, in milliseconds."""
-    if not seconds:
+    if len(seconds) == 0:
         return Percentiles(float("nan"), float("nan"), float("nan"))
     p50, p95, p99 = np.percentile(np.asarray(seconds, np.float64) * 1000.0, (50, 95, 99))
     return Percentiles(float(p50), float(p95), float(p99))
@@ -54,6 +53,30 @@ class Rate:
             self._times.popleft()
 
 
+class Recent:
+    """The newest values of a series, in memory that is taken at once and never again.
+
+    Python floats in a deque would go on taking memory until it is full, and leave it in pieces.
+
+    Args:
+        keep: how many; 8 bytes each.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self._values = np.full(keep, np.nan, np.float64)  # written to, or it would not be there yet
+        self._count = 0
+
+    def append(self, value: float) -> None:
+        """Note a value, in place of the oldest when there is no more room."""
+        self._values[self._count % len(self._values)] = value
+        self._count += 1
+
+    def newest(self, number: int) -> np.ndarray:
+        """A copy, (at most ``number``,) float64, oldest first."""
+        number = min(number, self._count, len(self._values))
+        return self._values.take(np.arange(self._count - number, self._count), mode="wrap")
+
+
 class Meter:
     """What every stage tells of itself, and what the screen and the summary make of it.
 
@@ -61,7 +84,7 @@ class Meter:
 
     Args:
         keep: how many durations of a step are remembered, so that a year of frames takes no more
-            memory than a few minutes.
+            memory than the first one.
         refresh_s: how often the figures for the screen are worked out anew.
     """
 
@@ -72,7 +95,7 @@ class Meter:
         self._rates: Dict[str, Rate] = {}
         self._counts: Dict[str, int] = {}
         self._spans: Dict[str, Tuple[float, float]] = {}  # first and latest time of an event
-        self._steps: Dict[str, Deque[float]] = {}
+        self._steps: Dict[str, Recent] = {}
         self._figures: Optional[Figures] = None
         self._refreshed_at = float("-inf")
 
@@ -91,7 +114,9 @@ class Meter:
     def add(self, step: str, seconds: float) -> None:
         """Note how long a step took."""
         with self._lock:
-            self._steps.setdefault(step, deque(maxlen=self._keep)).append(seconds)
+            if step not in self._steps:
+                self._steps[step] = Recent(self._keep)
+            self._steps[step].append(seconds)
 
     def figures(self, now: float, age_s: float, dropped: Dict[str, int]) -> Figures:
         """Figures for the screen: age and drops as given, the rest at most ``refresh_s`` old."""
@@ -123,15 +148,14 @@ class Meter:
     def summary(self) -> Dict[str, Percentiles]:
         """Percentiles of what is remembered of each step, in the order in which the steps first came."""
         with self._lock:
-            return {step: percentiles(list(values)) for step, values in self._steps.items()}
+            return {
+                step: percentiles(values.newest(self._keep)) for step, values in self._steps.items()
+            }
 
     def _work_out(self, now: float) -> Figures:
         rates = {
             event: self._rates[event].per_second(now) if event in self._rates else 0.0
             for event in ("camera", "detect", "display")
         }
-        steps = {
-            step: percentiles(list(islice(reversed(values), 60))).p50
-            for step, values in self._steps.items()
-        }
+        steps = {step: percentiles(values.newest(60)).p50 for step, values in self._steps.items()}
         return Figures(rates["camera"], rates["detect"], rates["display"], 0.0, steps, {})

@@ -83,6 +83,11 @@ class Pipeline:
             "display": self._results.dropped,
         }
 
+    @property
+    def left(self) -> Dict[str, int]:
+        """Frames that were under way when it was stopped, by the step that they did not reach."""
+        return {"detector": self._frames.left, "display": self._results.left}
+
     def stop(self) -> List[str]:
         """End both stages; bounded by ``STOP_S``. Idempotent.
 

@@ -7,6 +7,7 @@ from typing import List, Optional, Sequence, Tuple
 from edge_app.errors import EndOfStream, ImageError
 from edge_app.frames import Frame
 from edge_app.images import list_images, read_image
+from edge_app.pool import Pool
 from edge_app.scene import Scene
 from edge_app.source import Camera
 
@@ -91,6 +92,8 @@ class SceneCamera(Camera):
     def open(self) -> None:
         """Draw what does not change."""
         self._scene = Scene(self._size_wh, self._faces, self._rate_hz)
+        width, height = self._size_wh
+        self._pool = Pool((height, width, 3))
         self._next = 0
         self._started_at = time.monotonic()
 
@@ -110,7 +113,7 @@ class SceneCamera(Camera):
             raise EndOfStream(self.name)
         self.dropped += number - self._next
         self._next = number + 1
-        pixels = self._scene.render(number)
+        pixels = self._scene.render(number, self._pool.take())
         seconds = number / self._rate_hz
         captured_at = self._started_at + seconds if self.live else time.monotonic()
         return Frame(number, captured_at, seconds, pixels)

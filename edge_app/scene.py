@@ -80,13 +80,14 @@ class Scene:
         self._balloon = scenery.mips(scenery.balloon())
         self._people = _people(faces, self._aspect, random)
 
-    def render(self, number: int) -> np.ndarray:
-        """Frame ``number`` (0 or more): (H, W, 3) uint8 BGR, a new array."""
+    def render(self, number: int, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Frame ``number`` (0 or more): (H, W, 3) uint8 BGR; ``out``, or a new array without it."""
         width, height = self.size_wh
         seconds = number / self.rate_hz
         pan = _pan(seconds)
         left = int(round((0.3 + 0.2 * pan) * height))
-        frame = self._backdrop[:, left : left + width].copy()
+        frame = np.empty((height, width, 3), np.uint8) if out is None else out
+        np.copyto(frame, self._backdrop[:, left : left + width])
         placed = self._place(seconds)
         for position, row in enumerate(scenery.ROWS):
             for item in placed:

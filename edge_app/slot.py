@@ -24,12 +24,19 @@ class LatestSlot(Generic[Item]):
         self._item: Optional[Item] = None
         self._closed = False
         self._dropped = 0
+        self._refused = 0
 
     @property
     def dropped(self) -> int:
         """Items replaced before anyone took them."""
         with self._changed:
             return self._dropped
+
+    @property
+    def left(self) -> int:
+        """Items that were under way when it was closed: refused since, and one that nobody took."""
+        with self._changed:
+            return self._refused + int(self._closed and self._item is not None)
 
     def put(self, item: Item) -> None:
         """Offer an item.
@@ -41,6 +48,7 @@ class LatestSlot(Generic[Item]):
             if self._lossless:
                 self._changed.wait_for(lambda: self._item is None or self._closed)
             if self._closed:
+                self._refused += 1
                 raise SlotClosed()
             if self._item is not None:
                 self._dropped += 1

@@ -26,11 +26,19 @@ class Summary(NamedTuple):
     fps: Dict[str, float]  # captured, detected, shown; averages from the first to the last frame
     steps_ms: Dict[str, Percentiles]
     dropped: Dict[str, int]
+    left: Dict[str, int]  # under way at the end: captured = detected + dropped + left, and so on
     peak_memory_mb: float
 
     @classmethod
-    def of(cls, meter: Meter, dropped: Dict[str, int], source: str, detector: str) -> "Summary":
-        """Sum up what a meter has seen."""
+    def of(
+        cls,
+        meter: Meter,
+        dropped: Dict[str, int],
+        left: Dict[str, int],
+        source: str,
+        detector: str,
+    ) -> "Summary":
+        """Sum up what a meter has seen; ``dropped`` and ``left`` are those of ``Pipeline``."""
         counts, rates = meter.counts(), meter.average_rates()
         frames = {name: counts.get(event, 0) for event, name in _STAGES}
         frames["with_faces"] = counts.get("frames_with_faces", 0)
@@ -44,6 +52,7 @@ class Summary(NamedTuple):
             fps={name: rates.get(event, 0.0) for event, name in _STAGES},
             steps_ms=meter.summary(),
             dropped=dict(dropped),
+            left=dict(left),
             peak_memory_mb=peak_memory_mb(),
         )
 

@@ -15,7 +15,7 @@ from edge_app.errors import CameraError, ConfigError, EndOfStream, ImageError
 from edge_app.gstreamer import GStreamerCamera
 from edge_app.launch import clip
 from edge_app.reader import ReaderCamera, flipped
-from edge_app.scene import write_clip
+from edge_app.scene import Scene, write_clip
 
 SMALL = CameraSettings("auto", 160, 96, 30.0, timeout_s=1.0)
 
@@ -274,6 +274,9 @@ def test_scene_without_pace_is_whole():
     assert [frame.number for frame in frames] == list(range(15))
     assert frames[14].pts_s == pytest.approx(14 / 30)
     assert frames[0].size_wh == (160, 96)
+    scene = Scene((160, 96), faces=2, rate_hz=30.0)
+    for frame in frames:  # all of them held, and none drawn over
+        np.testing.assert_array_equal(frame.pixels, scene.render(frame.number))
 
 
 def test_live_scene_keeps_pace_and_drops_for_a_slow_reader():

@@ -1,10 +1,11 @@
 """Rates, percentiles and counters, with a clock that the test turns."""
 
 import math
+import sys
 
 import pytest
 
-from edge_app.meter import Meter, Rate, percentiles
+from edge_app.meter import Meter, Rate, Recent, percentiles
 
 
 def test_thirty_frames_a_second_are_thirty_not_thirty_one():
@@ -51,6 +52,27 @@ def test_a_year_of_frames_takes_no_more_memory_than_a_minute():
     for number in range(1000):
         meter.add("network", number / 1000.0)
     assert meter.summary()["network"].p50 == pytest.approx(949.5)
+
+
+def test_what_is_remembered_takes_its_memory_at_once():
+    meter = Meter(keep=10000)
+    meter.add("network", 0.0)
+    before = sys.getallocatedblocks()
+    for number in range(20000):
+        meter.add("network", number / 1000.0)
+    assert sys.getallocatedblocks() - before < 100  # floats in a deque would be 10,000
+
+
+def test_the_newest_values_come_oldest_first():
+    recent = Recent(4)
+    assert recent.newest(3).tolist() == []
+    for value in range(3):
+        recent.append(value)
+    assert recent.newest(10).tolist() == [0, 1, 2]
+    for value in range(3, 10):
+        recent.append(value)
+    assert recent.newest(10).tolist() == [6, 7, 8, 9]
+    assert recent.newest(2).tolist() == [8, 9]
 
 
 def test_averages_span_the_whole_run():

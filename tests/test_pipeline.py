@@ -110,6 +110,21 @@ def test_frame_age_does_not_grow_with_a_slow_consumer():
     assert np.median(ages[-5:]) <= np.median(ages[:5]) + 0.03
 
 
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("wait_s", [0.0, 0.01, 0.03])
+def test_every_frame_is_accounted_for_when_it_is_stopped(live, wait_s):
+    meter = Meter()
+    camera = CountingCamera(10 ** 6, live=live, pace_s=0.002)
+    with Pipeline(camera, CountingDetector(0.003), 0.5, meter) as pipeline:
+        for _ in range(10):
+            assert pipeline.next(5) is not None
+            time.sleep(wait_s)
+    counts, dropped, left = meter.counts(), pipeline.dropped, pipeline.left
+    assert counts["camera"] == counts["detect"] + dropped["detector"] + left["detector"]
+    assert counts["detect"] == 10 + dropped["display"] + left["display"]
+    assert sum(left.values()) <= 4
+
+
 def test_each_resource_is_opened_and_closed_on_its_own_thread():
     camera, detector = CountingCamera(3), CountingDetector()
     with Pipeline(camera, detector, 0.5, Meter()) as pipeline:

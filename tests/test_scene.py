@@ -21,6 +21,12 @@ def test_frames_have_the_size_asked_for(size_wh):
     assert frame.dtype == np.uint8 and frame.flags.c_contiguous and frame.flags.owndata
 
 
+def test_a_frame_drawn_into_memory_that_was_used_before_is_the_same(scene):
+    used = scene.render(3)
+    assert scene.render(50, used) is used
+    np.testing.assert_array_equal(used, scene.render(50))
+
+
 def test_a_frame_depends_on_its_number_alone(scene):
     again = Scene(SMALL)
     again.render(3)

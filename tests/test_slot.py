@@ -55,3 +55,16 @@ def test_closing_wakes_whoever_waits(wait):
     slot.close()
     assert ended.wait(5)
     thread.join(5)
+
+
+def test_what_was_under_way_when_it_was_closed_is_counted():
+    slot = LatestSlot()
+    slot.put("never taken")
+    assert slot.left == 0
+    slot.close()
+    assert slot.left == 1
+    with pytest.raises(SlotClosed):
+        slot.put("refused")
+    assert slot.left == 2
+    slot.take(0)
+    assert (slot.left, slot.dropped) == (1, 0)
