@@ -5,7 +5,7 @@
 #   sh tests/gpu/run.sh STEP...              some of them, in this order:
 #       install     what is missing of pycuda and TensorRT-RTX, from build/gpu/pack (see pack.sh) or from PyPI
 #       tests       kernels, detector, leaks; nothing else on the GPU disturbs them
-#       engine      FP16 by TensorRT with its parity gate, then the whole detector with it
+#       engine      FP16 by TensorRT with its parity gate, the whole detector with it, and which targets run here
 #       measure     timings and free memory; wants the GPU for itself
 #       sanitizers  memcheck with leaks, racecheck, synccheck
 #
@@ -31,7 +31,8 @@ nvidia-smi --query-gpu=name,driver_version,memory.used,utilization.gpu --format=
 PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 EDGE_APP_GPU_TEST=1
 PYTHONUNBUFFERED=1
-export PYTHONPATH EDGE_APP_GPU_TEST PYTHONUNBUFFERED
+PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+export PYTHONPATH EDGE_APP_GPU_TEST PYTHONUNBUFFERED PYTEST_DISABLE_PLUGIN_AUTOLOAD
 
 missing() { ! "$python" -c "import $1" >/dev/null 2>&1; }
 unpacked() { for wheel in "$@"; do "$python" -m zipfile -e "$wheel" "$site"; done; }
@@ -84,7 +85,7 @@ step() { # step NAME SECONDS COMMAND...: run it, keep its output, go on after a 
         echo "== $name FAILED with $code after $(($(date +%s) - started)) s (124: it ran out of time)"
     fi
 }
-gpu_pytest() { # gpu_pytest -k WHICH...: no plugin of the machine's own, and its warnings are only shown
+gpu_pytest() { # gpu_pytest -k WHICH...: warnings of the machine's own libraries are only shown
     set -- "$python" -m pytest -q -rs -m gpu -W default -p no:cacheprovider --durations=5 "$@" tests/gpu
     [ ! -e "$site/ledger.so" ] || set -- env LD_PRELOAD="$site/ledger.so" "$@"
     step "$label" "$limit" "$@"
@@ -100,7 +101,10 @@ do_step() {
     case $1 in
     install) install 2>&1 | tee "$out/install.log" ;;
     tests) label=tests limit=240 && gpu_pytest -k "not sanitized and not engine and not alone" ;;
-    engine) label=engine limit=120 && gpu_pytest -s -k "engine and not alone" ;;
+    engine)
+        label=engine limit=120 && gpu_pytest -s -k "engine and not alone"
+        missing tensorrt_rtx || step targets 100 "$python" tests/gpu/targets.py
+        ;;
     measure)
         step measure 200 "$python" tests/gpu/measure.py
         label=alone limit=90 && gpu_pytest -k alone
@@ -119,5 +123,5 @@ do_step() {
     esac
 }
 for wanted in ${*:-install tests engine measure sanitizers}; do do_step "$wanted"; done
-[ "$status" != 0 ] || echo "== nothing failed; what was skipped is said above; measure.log belongs into docs/results.md"
+[ "$status" != 0 ] || echo "== nothing failed; what was left out is said above; measure.log is for docs/results.md"
 exit "$status"

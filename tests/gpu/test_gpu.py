@@ -10,6 +10,7 @@ import test_cuda_kernels as kernel_cases
 import test_cuda_preprocess as preprocess_cases
 from gpu_runner import GpuRunner
 from onnx_network import FixedNetwork, OnnxNetwork
+from torch_network import TorchNetwork
 
 from edge_app.boxes import iou
 from edge_app.config import DetectorSettings
@@ -149,9 +150,7 @@ def open_and_close(settings, pixels, rounds):
             cuda.detect(pixels, 0.5)
 
 
-def test_nothing_is_alive_after_opening_and_closing(
-    exact_detector, tmp_path, ledger, held_context
-):
+def test_nothing_is_alive_after_opening_and_closing(exact_detector, tmp_path, ledger, held_context):
     settings = exact_detector(small_ssd.write(tmp_path))
     before = ledger.alive()
     open_and_close(settings, Scene((320, 180)).render(0), ROUNDS)
@@ -250,8 +249,8 @@ def unmatched(sure, others):
     return lacking
 
 
-def test_the_detector_with_its_engine_finds_the_faces_of_the_cpu_detector(engine_model):
-    settings, scene, faces = DetectorSettings(model=engine_model), Scene(), 0
+def assert_same_faces_on_the_scene(settings):
+    scene, faces = Scene(), 0
     with CudaDetector(settings) as cuda, OnnxDetector(settings) as cpu:
         for number in range(0, 300, 300 // FRAMES):
             pixels = scene.render(number)
@@ -259,6 +258,20 @@ def test_the_detector_with_its_engine_finds_the_faces_of_the_cpu_detector(engine
             assert unmatched(found, wanted) == unmatched(wanted, found) == 0, number
             faces += len(wanted)
     print("{} faces of {} frames, by {}".format(faces, FRAMES, cuda.description))
+
+
+def test_the_detector_with_its_engine_finds_the_faces_of_the_cpu_detector(engine_model):
+    assert_same_faces_on_the_scene(DetectorSettings(model=engine_model))
+
+
+def test_the_detector_with_a_torch_engine_finds_the_faces_of_the_cpu_detector(
+    exact_detector, tmp_path
+):
+    """Half precision on the GPU also where TensorRT-RTX does not take it."""
+    pytest.importorskip("torch", reason="NOT TESTED: no torch")
+    assert_same_faces_on_the_scene(
+        exact_detector(model_of_the_repository(tmp_path), network=TorchNetwork)
+    )
 
 
 def test_free_memory_is_back_after_an_engine_when_alone(engine_model, held_context):
