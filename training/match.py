@@ -6,16 +6,35 @@ sets the overlap a face demands by what the default boxes around it can give. Th
 WIDER FACE is full of overlap no default box by half, so the paper's rule leaves them one box each.
 
 Boxes here are in pixels of the network's input: faces and ignored ``x1, y1, x2, y2``, default boxes
-``cx, cy, w, h``. Both ways answer with (N,) int64: the number of the face, BACKGROUND or IGNORED.
+``cx, cy, w, h``. A batch is matched at once, its faces in one list: on a GPU a loop over pictures
+would cost more than the network. Both ways answer with (B, N) int64: the number of the face in that
+list, BACKGROUND or IGNORED.
 """
 
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
 BACKGROUND = -1
 IGNORED = -2
+
+
+class Boxes(NamedTuple):
+    """The boxes of a batch of pictures, one picture after the other."""
+
+    xyxy: Tensor  # (K, 4) float32
+    picture: Tensor  # (K,) int64, whose it is: 0 to B - 1
+
+    def to(self, device: torch.device) -> "Boxes":
+        """The same on a device."""
+        return Boxes(*(part.to(device, non_blocking=True) for part in self))
+
+    @classmethod
+    def of(cls, each: Sequence[Tensor]) -> "Boxes":
+        """From the (G, 4) boxes of each picture."""
+        counts = torch.tensor([len(boxes) for boxes in each], dtype=torch.int64)
+        return cls(torch.cat(list(each)), torch.arange(len(each)).repeat_interleave(counts))
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -43,29 +62,29 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def match_by_overlap(
-    faces: Tensor, ignored: Tensor, defaults: Tensor, threshold: float = 0.5
+    faces: Boxes, ignored: Boxes, defaults: Tensor, pictures: int, threshold: float = 0.5
 ) -> Tensor:
     """The paper's rule: the best default box of each face, then all that overlap one over
     ``threshold``.
 
     Args:
-        faces: (G, 4); ignored: (I, 4); defaults: (N, 4).
+        faces: F of them; ignored: I; defaults: (N, 4); pictures: B.
     """
-    owner = torch.full((len(defaults),), BACKGROUND, dtype=torch.int64, device=defaults.device)
-    if len(faces):
-        overlap = iou(faces[:, None], corners(defaults)[None])  # (G, N)
-        best, face = overlap.max(0)
-        owner = torch.where(best > threshold, face, owner)
-        # Later faces win where two have the same best box; the loop keeps that order on any device.
-        for number, box in enumerate(overlap.argmax(1).tolist()):
-            owner[box] = number
-    return _set_ignored(owner, ignored, defaults)
+    overlap = iou(faces.xyxy[:, None], corners(defaults)[None])  # (F, N)
+    claims = torch.where(overlap > threshold, overlap, torch.zeros_like(overlap))
+    # A face's best box is its own whatever others claim; of two with the same box the later.
+    number = torch.arange(len(claims), device=claims.device)
+    claims.scatter_(1, overlap.argmax(1, keepdim=True), 2.0 + number[:, None])
+    chosen = torch.arange(len(defaults), device=defaults.device).expand_as(claims)
+    owners = _settle(faces.picture, chosen, claims, pictures, len(defaults))
+    return _set_ignored(owners, ignored, defaults)
 
 
 def match_adaptively(
-    faces: Tensor,
-    ignored: Tensor,
+    faces: Boxes,
+    ignored: Boxes,
     defaults: Tensor,
+    pictures: int,
     level_sizes: Sequence[int],
     boxes_per_cell: Sequence[int],
     cells: int = 9,
@@ -79,49 +98,67 @@ def match_adaptively(
     untaught.
 
     Args:
-        faces: (G, 4); ignored: (I, 4); defaults: (N, 4).
+        faces: F of them; ignored: I; defaults: (N, 4); pictures: B.
         level_sizes: default boxes of each map, N together.
         boxes_per_cell: default boxes of one cell of each map.
     """
-    owner = torch.full((len(defaults),), BACKGROUND, dtype=torch.int64, device=defaults.device)
-    if len(faces):
-        centres = (faces[:, :2] + faces[:, 2:]) / 2
-        candidates, first = [], 0
-        for size, boxes in zip(level_sizes, boxes_per_cell):
-            level = defaults[first : first + size : boxes, :2]  # one centre a cell
-            distance = torch.cdist(centres, level)
-            near = distance.topk(min(cells, len(level)), largest=False).indices  # (G, cells)
-            near = near[..., None] * boxes + torch.arange(boxes, device=near.device)
-            candidates.append(near.flatten(1) + first)
-            first += size
-        chosen = torch.cat(candidates, 1)  # (G, K) numbers of default boxes
-        nearby = defaults[chosen]
-        overlap = iou(faces[:, None], corners(nearby))  # (G, K)
-        enough = overlap.mean(1) + overlap.std(1)
-        inside = (nearby[..., :2] > faces[:, None, :2]) & (nearby[..., :2] < faces[:, None, 2:])
-        positive = (overlap >= enough[:, None]) & inside.all(-1)
-        positive.scatter_(1, overlap.argmax(1, keepdim=True), True)
-        claims = torch.zeros(len(faces), len(defaults), device=defaults.device)
-        claims.scatter_(1, chosen, torch.where(positive, overlap, torch.zeros_like(overlap)))
-        best, face = claims.max(0)
-        owner = torch.where(best > 0, face, owner)
-    return _set_ignored(owner, ignored, defaults)
+    centres = (faces.xyxy[:, :2] + faces.xyxy[:, 2:]) / 2
+    candidates, first = [], 0
+    for size, boxes in zip(level_sizes, boxes_per_cell):
+        level = defaults[first : first + size : boxes, :2]  # one centre a cell
+        distance = torch.cdist(centres, level)
+        near = distance.topk(min(cells, len(level)), largest=False).indices  # (F, cells)
+        near = near[..., None] * boxes + torch.arange(boxes, device=near.device)
+        candidates.append(near.flatten(1) + first)
+        first += size
+    chosen = torch.cat(candidates, 1)  # (F, K) numbers of default boxes
+    nearby = defaults[chosen]
+    overlap = iou(faces.xyxy[:, None], corners(nearby))  # (F, K)
+    spread = overlap.std(1) if len(overlap) else overlap.sum(1)  # std warns of an empty batch
+    enough = overlap.mean(1) + spread
+    inside = (nearby[..., :2] > faces.xyxy[:, None, :2]) & (
+        nearby[..., :2] < faces.xyxy[:, None, 2:]
+    )
+    positive = (overlap >= enough[:, None]) & inside.all(-1)
+    positive.scatter_(1, overlap.argmax(1, keepdim=True), True)
+    claims = torch.where(positive, overlap, torch.zeros_like(overlap))
+    owners = _settle(faces.picture, chosen, claims, pictures, len(defaults))
+    return _set_ignored(owners, ignored, defaults)
 
 
-def _set_ignored(owner: Tensor, ignored: Tensor, defaults: Tensor) -> Tensor:
+def _settle(
+    picture: Tensor, chosen: Tensor, claims: Tensor, pictures: int, count: int
+) -> Tensor:
+    """Give each default box to the face with the highest claim, the first of equals.
+
+    Args:
+        picture: (F,) of each face. chosen: (F, K) numbers of default boxes. claims: (F, K), 0 for
+            none. pictures: B. count: N.
+    """
+    place = (picture[:, None] * count + chosen).flatten()
+    claims = claims.flatten()
+    best = torch.zeros(pictures * count, device=claims.device)
+    best = best.scatter_reduce(0, place, claims, "amax")
+    nobody = len(picture)
+    number = torch.arange(nobody, device=claims.device)[:, None].expand_as(chosen).flatten()
+    number = torch.where((claims > 0) & (claims == best[place]), number, nobody)
+    owners = torch.full((pictures * count,), nobody, device=claims.device)
+    owners = owners.scatter_reduce(0, place, number, "amin")
+    return torch.where(owners == nobody, BACKGROUND, owners).view(pictures, count)
+
+
+def _set_ignored(owners: Tensor, ignored: Boxes, defaults: Tensor) -> Tensor:
     """Take background boxes that see an ignored face out of the loss.
 
     A default box sees it when the two share half of the smaller one, unless the default box is over
     six times as large: a speck in its field does not excuse a large box from being background.
     """
-    if not len(ignored):
-        return owner
     boxes = corners(defaults)
-    hidden = torch.zeros_like(owner, dtype=torch.bool)
     own = area(boxes)
-    for part in ignored.split(64):  # bounds the memory in a crowd
-        shared = intersection(part[:, None], boxes[None])
+    seen = torch.zeros(owners.shape, device=owners.device)
+    for part, picture in zip(ignored.xyxy.split(512), ignored.picture.split(512)):
+        shared = intersection(part[:, None], boxes[None])  # in parts: bounds the memory in a crowd
         theirs = area(part)[:, None]
         sees = (shared > 0.5 * torch.minimum(theirs, own)) & (own <= 6 * theirs)
-        hidden |= sees.any(0)
-    return torch.where((owner == BACKGROUND) & hidden, torch.full_like(owner, IGNORED), owner)
+        seen.index_add_(0, picture, sees.float())
+    return torch.where((owners == BACKGROUND) & (seen > 0), IGNORED, owners)

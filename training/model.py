@@ -218,8 +218,9 @@ class MobileNetV2(nn.Module):
     TAPS = (4, 7, 14)  # blocks whose expansion is handed out
     CHANNELS = (144, 192, 576, 320)
 
-    def __init__(self) -> None:
+    def __init__(self, taps: Sequence[int] = TAPS) -> None:
         super().__init__()
+        self.taps = taps
         blocks: List[nn.Module] = [ConvNorm(3, 32, 3, 2)]
         c_in = 32
         for expansion, channels, repeats, stride in self.BLOCKS:
@@ -243,7 +244,7 @@ class MobileNetV2(nn.Module):
         """(B, 3, H, W) -> maps of stride 4, 8, 16, 32."""
         maps = []
         for number, block in enumerate(self.features):
-            if number in self.TAPS:
+            if number in self.taps:
                 expanded = block.conv[0](x)
                 maps.append(expanded)
                 x = block.project(block.conv[1:-2](expanded))
@@ -299,14 +300,45 @@ FACE_ASPECT = 0.75  # upright faces are 0.8, and stretching a 4:3 picture makes 
 
 def ssd_mobilenet_v2() -> SSD:
     """SSD on MobileNetV2 with SSDLite heads, a light pyramid and near-square boxes."""
-    widths = (32, 64, 96, 128, 128, 128)
-    body = Pyramid(MobileNetV2(), MobileNetV2.CHANNELS, widths)
-    heads = [Head(width, len(sizes), lite_predictor) for width, sizes in zip(widths, FACE_SIZES)]
+    return _on_mobilenet_v2("ssd_mobilenet_v2", MobileNetV2.TAPS, FACE_STEPS, FACE_SIZES)
+
+
+def ssd_mobilenet_v2_stride_8() -> SSD:
+    """The same without the 4 px map; to measure what that one gains."""
+    sizes = ((8, 12, 18), *FACE_SIZES[2:])
+    name = "ssd_mobilenet_v2_stride_8"
+    return _on_mobilenet_v2(name, MobileNetV2.TAPS[1:], FACE_STEPS[1:], sizes)
+
+
+def ssd_mobilenet_v2_ratios() -> SSD:
+    """The same with the paper's ratios 1, 2 and 1/2; to measure what boxes shaped as faces gain."""
+    name = "ssd_mobilenet_v2_ratios"
+    return _on_mobilenet_v2(name, MobileNetV2.TAPS, FACE_STEPS, FACE_SIZES, (1.0, 2.0, 0.5))
+
+
+def _on_mobilenet_v2(
+    name: str,
+    taps: Sequence[int],
+    steps: Sequence[int],
+    sizes: Sequence[Sequence[float]],
+    aspects: Sequence[float] = (FACE_ASPECT,),
+) -> SSD:
+    """``steps`` and ``sizes`` in pixels, one of each a map; every size has a box of each aspect."""
+    widths = (32, 64, 96, 128, 128, 128)[-len(steps) :]
+    channels = MobileNetV2.CHANNELS[-len(taps) - 1 :]
+    body = Pyramid(MobileNetV2(taps), channels, widths)
+    heads = [
+        Head(width, len(own) * len(aspects), lite_predictor) for width, own in zip(widths, sizes)
+    ]
 
     def layers(input_wh: Tuple[int, int]) -> List[BoxLayer]:
-        return face_layers(input_wh, FACE_SIZES, FACE_STEPS, FACE_ASPECT)
+        tables = [face_layers(input_wh, sizes, steps, aspect) for aspect in aspects]
+        return [
+            maps[0]._replace(sizes_px=tuple(box for one in maps for box in one.sizes_px))
+            for maps in zip(*tables)
+        ]
 
-    return SSD("ssd_mobilenet_v2", body, heads, layers, IMAGENET_RGB, (320, 320))
+    return SSD(name, body, heads, layers, IMAGENET_RGB, (320, 320))
 
 
 # ---- SSD300 with VGG-16 -------------------------------------------------------------------------
@@ -543,6 +575,8 @@ def blazeface() -> SSD:
 
 MODELS = {
     "ssd_mobilenet_v2": ssd_mobilenet_v2,
+    "ssd_mobilenet_v2_ratios": ssd_mobilenet_v2_ratios,
+    "ssd_mobilenet_v2_stride_8": ssd_mobilenet_v2_stride_8,
     "ssd_vgg16": ssd_vgg16,
     "blazeface": blazeface,
 }

@@ -1,22 +1,61 @@
-"""The whole set in the GPU's memory, and the views made there: only boxes travel.
+"""The whole set in the GPU's memory, and the views made there, a batch at a time: only boxes travel.
 
-``augment`` chooses a view on the CPU, number by number as for the loader; here the pixels are cut
-and distorted by tensor operations. A view differs from the loader's by rounding only (and where
+``augment.choose`` draws a view on the CPU, number by number as for the loader; here the pixels are
+cut and distorted by tensor operations. A view differs from the loader's by rounding only (and where
 noise is added, by the noise).
 """
 
-from typing import List, Sequence, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from training import augment, data
+from training.match import Boxes
 
 Key = Tuple[int, int, Tuple[int, int]]  # epoch, index, size of the input
 
 _GREY = (0.114, 0.587, 0.299)  # of blue, green, red (ITU-R BT.601)
+
+
+class Plan(NamedTuple):
+    """The views of a batch, chosen and not yet made."""
+
+    indices: Sequence[int]
+    views: Sequence[augment.View]
+    input_wh: Tuple[int, int]
+
+
+class Chosen(Dataset):
+    """Views by their keys; drawn fast enough for a few processes to feed any GPU.
+
+    Args:
+        pictures: of which only sizes and boxes are used.
+        windows: how views are chosen.
+        seed: of the run; a view depends on it, the epoch and the index only.
+    """
+
+    def __init__(self, pictures: data.Pictures, windows: augment.Recipe, seed: int) -> None:
+        self._windows, self._seed = windows, seed
+        self._known = []
+        for index in range(len(pictures)):
+            pixels, faces, ignored = pictures[index]
+            self._known.append(((pixels.shape[1], pixels.shape[0]), faces, ignored))
+
+    def __getitem__(self, key: Key) -> Tuple[int, augment.View, Tuple[int, int]]:
+        epoch, index, input_wh = key
+        rng = np.random.default_rng((self._seed, epoch, index))
+        view = augment.choose(*self._known[index], input_wh, self._windows, rng)
+        return index, view, input_wh
+
+    @staticmethod
+    def collate(chosen: Sequence[Tuple[int, augment.View, Tuple[int, int]]]) -> Plan:
+        """A batch, all of the same size."""
+        indices, views, sizes = zip(*chosen)
+        return Plan(indices, views, sizes[0])
 
 
 class Resident:
@@ -24,35 +63,92 @@ class Resident:
 
     Args:
         pictures: are decoded once, here.
-        windows: how views are chosen.
-        seed: of the run; a view depends on it, the epoch and the index only.
         device: where the pixels are kept and the views made.
     """
 
-    def __init__(
-        self, pictures: data.Pictures, windows: augment.Recipe, seed: int, device: torch.device
-    ) -> None:
-        self._windows, self._seed, self._device = windows, seed, device
-        self._pixels: List[Tensor] = []  # (H, W, 3) uint8 BGR
-        self._boxes: List[Tuple[np.ndarray, np.ndarray]] = []
-        for index in range(len(pictures)):
-            pixels, faces, ignored = pictures[index]
-            self._pixels.append(torch.from_numpy(pixels).to(device))
-            self._boxes.append((faces, ignored))
+    def __init__(self, pictures: data.Pictures, device: torch.device) -> None:
+        sizes = [pictures[index][0].shape[:2] for index in range(len(pictures))]
+        areas = [height * width for height, width in sizes]
+        self._first = torch.tensor(np.cumsum([0] + areas[:-1]), device=device)
+        self._sizes = torch.tensor(sizes, device=device)  # (n, 2) height, width
+        self._store = torch.empty((sum(areas), 3), dtype=torch.uint8, device=device)
+        first = 0
+        for index, area in enumerate(areas):
+            pixels = torch.from_numpy(np.ascontiguousarray(pictures[index][0]))
+            self._store[first : first + area] = pixels.view(-1, 3).to(device)
+            first += area
 
-    def batch(self, keys: Sequence[Key]) -> Tuple[Tensor, List[Tensor], List[Tensor]]:
-        """As ``train.collate`` gives it, with the pixels on the device."""
-        views, parts = [], []
-        for epoch, index, input_wh in keys:
-            pixels, (faces, ignored) = self._pixels[index], self._boxes[index]
-            size_wh = (pixels.shape[1], pixels.shape[0])
-            rng = np.random.default_rng((self._seed, epoch, index))
-            view = augment.choose(size_wh, faces, ignored, input_wh, self._windows, rng)
-            views.append(view)
-            parts.append(distort(cut(pixels, view, input_wh), view.distortion))
-        whole = torch.stack(parts).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-        faces = [torch.from_numpy(view.faces) for view in views]
-        return whole, faces, [torch.from_numpy(view.ignored) for view in views]
+    def make(self, plan: Plan) -> Tuple[Tensor, Boxes, Boxes]:
+        """(B, H, W, 3) uint8 BGR on the device, and the faces and what to ignore, not there yet."""
+        pixels = distort(self.cut(plan), [view.distortion for view in plan.views])
+        faces = Boxes.of([torch.from_numpy(view.faces) for view in plan.views])
+        ignored = Boxes.of([torch.from_numpy(view.ignored) for view in plan.views])
+        return pixels.clamp(0, 255).to(torch.uint8), faces, ignored
+
+    def cut(self, plan: Plan) -> Tensor:
+        """``augment.cut`` of every view: (B, h, w, 3) float32, whole numbers from 0 to 255."""
+        cells_wh, device, views = plan.input_wh, self._store.device, plan.views
+        index = torch.tensor(plan.indices, device=device)
+        windows = [view.window for view in views]
+        low_high = torch.tensor(windows, dtype=torch.float32, device=device)
+        flip, rough = (
+            torch.tensor([one[field] for one in views], device=device)[:, None]
+            for field in (_FLIP, _ROUGH)
+        )
+        grey = torch.tensor([float(view.grey) for view in views], device=device)
+        places = []
+        for axis in range(2):  # x and y in pixels of the picture, half-pixel centres
+            share = (torch.arange(cells_wh[axis], device=device) + 0.5) / cells_wh[axis]
+            share = share.expand(len(views), -1)
+            if axis == 0:
+                share = torch.where(flip, 1 - share, share)
+            low, high = low_high[:, axis : axis + 1], low_high[:, axis + 2 : axis + 3]
+            place = low + share * (high - low) - 0.5
+            places.append(torch.where(rough, (place + 0.5).floor(), place))
+        whole = self._bilinear(index, places, grey, 0, 0)
+        soft = torch.tensor(_soft(views, cells_wh), dtype=torch.int64, device=device)
+        if len(soft):  # bilinear sampling of a mean of 2x2 is the mean of four samplings
+            some = [place[soft] for place in places]
+            shifts = ((0, 0), (-1, 0), (0, -1), (-1, -1))
+            parts = [self._bilinear(index[soft], some, grey[soft], *shift) for shift in shifts]
+            whole[soft] = torch.stack(parts).mean(0)
+        return whole.round()
+
+    def _bilinear(
+        self, index: Tensor, places: Sequence[Tensor], grey: Tensor, left: int, up: int
+    ) -> Tensor:
+        """Pixels at (B, w) x and (B, h) y, moved by whole pixels; grey beyond the edge."""
+        (x0, y0), out = (place.floor() for place in places), None
+        x_share, y_share = places[0] - x0, places[1] - y0
+        height, width = self._sizes[index, 0][:, None], self._sizes[index, 1][:, None]
+        for down in range(2):
+            y = y0.long() + down
+            row = self._first[index][:, None] + (y + up).clamp(min=0).minimum(height - 1) * width
+            y_inside = (y >= 0) & (y < height)
+            y_weight = y_share if down else 1 - y_share
+            for right in range(2):
+                x = x0.long() + right
+                column = (x + left).clamp(min=0).minimum(width - 1)
+                inside = y_inside[:, :, None] & ((x >= 0) & (x < width))[:, None]
+                pixels = self._store[row[:, :, None] + column[:, None]].float()
+                pixels = torch.where(inside[..., None], pixels, grey[:, None, None, None])
+                weight = y_weight[:, :, None] * (x_share if right else 1 - x_share)[:, None]
+                part = pixels * weight[..., None]
+                out = part if out is None else out + part
+        return out
+
+
+_FLIP, _ROUGH = (augment.View._fields.index(name) for name in ("flip", "rough"))
+
+
+def _soft(views: Sequence[augment.View], input_wh: Tuple[int, int]) -> List[int]:
+    """Numbers of the views that are reduced from a blurred picture."""
+    chosen = []
+    for number, view in enumerate(views):
+        x1, y1, x2, y2 = view.window
+        if view.soft and max(input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)) < 1:
+            chosen.append(number)
+    return chosen
 
 
 def bytes_of(pictures: data.Pictures) -> int:
@@ -60,59 +156,49 @@ def bytes_of(pictures: data.Pictures) -> int:
     return sum(pictures[index][0].nbytes for index in range(len(pictures)))
 
 
-def cut(pixels: Tensor, view: augment.View, input_wh: Tuple[int, int]) -> Tensor:
-    """``augment.cut`` on the pixels' device.
+def distort(pixels: Tensor, distortions: Sequence[augment.Distortion]) -> Tensor:
+    """``augment.distort`` of each of (B, h, w, 3) float32 BGR of whole numbers, in place."""
 
-    Args:
-        pixels: (H, W, 3) uint8.
+    def those(which: Sequence[bool]) -> Tensor:
+        return torch.tensor(np.flatnonzero(which), device=pixels.device)
 
-    Returns:
-        (3, h, w) float32, whole numbers from 0 to 255.
-    """
-    x1, y1, x2, y2 = view.window
-    height, width = pixels.shape[:2]
-    picture = pixels.permute(2, 0, 1)[None].float() - view.grey  # zero padding is grey then
-    reduces = max(input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)) < 1
-    if view.soft and reduces:
-        padded = functional.pad(picture, (1, 0, 1, 0), mode="reflect")
-        picture = functional.avg_pool2d(padded, 2, stride=1)
-    axes = []
-    for low, high, cells, side in ((x1, x2, input_wh[0], width), (y1, y2, input_wh[1], height)):
-        centres = (torch.arange(cells, device=pixels.device) + 0.5) / cells
-        axes.append((low + centres * (high - low)) * (2 / side) - 1)
-    if view.flip:
-        axes[0] = axes[0].flip(0)
-    grid = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="ij")[::-1], dim=-1)[None]
-    method = "nearest" if view.rough else "bilinear"
-    part = functional.grid_sample(picture, grid, method, "zeros", align_corners=False)[0]
-    return (part + view.grey).round()
+    def values(which: Tensor, field: str) -> Tensor:
+        chosen = [getattr(distortions[number], field) for number in which.tolist()]
+        return torch.tensor(chosen, dtype=torch.float32, device=pixels.device)
 
-
-def distort(pixels: Tensor, distortion: augment.Distortion) -> Tensor:
-    """``augment.distort`` on (3, h, w) float32 BGR of whole numbers."""
-    if distortion.light is not None:
-        contrast, brightness = distortion.light
-        pixels = ((pixels - 110) * contrast + 110 + brightness).clamp(0, 255).floor()
-    if distortion.grey:
-        weights = torch.tensor(_GREY, device=pixels.device)[:, None, None]
-        pixels = (pixels * weights).sum(0, keepdim=True).round().expand(3, -1, -1)
-    if distortion.colour is not None:
-        pixels = _recolour(pixels, *distortion.colour)
-    if distortion.blur_px is not None:
-        pixels = _blur(pixels, distortion.blur_px)
-    if distortion.noise is not None:
-        sigma, seed = distortion.noise
-        chance = torch.Generator(pixels.device).manual_seed(seed)
-        noise = torch.randn(pixels.shape, generator=chance, device=pixels.device)
-        pixels = (pixels + noise * sigma).clamp(0, 255).floor()
+    lit = those([one.light is not None for one in distortions])
+    if len(lit):
+        contrast, brightness = values(lit, "light").view(-1, 2, 1, 1, 1).unbind(1)
+        pixels[lit] = ((pixels[lit] - 110) * contrast + 110 + brightness).clamp(0, 255).floor()
+    faded = those([one.grey for one in distortions])
+    if len(faded):
+        weights = torch.tensor(_GREY, device=pixels.device)
+        pixels[faded] = (pixels[faded] * weights).sum(-1, keepdim=True).round().expand(-1, -1, -1, 3)
+    coloured = those([one.colour is not None for one in distortions])
+    if len(coloured):
+        turn, factor = values(coloured, "colour").view(-1, 2, 1, 1).unbind(1)
+        pixels[coloured] = _recolour(pixels[coloured], turn, factor)
+    blurred = those([one.blur_px is not None for one in distortions])
+    if len(blurred):
+        pixels[blurred] = _blur(pixels[blurred], values(blurred, "blur_px"))
+    for number, one in enumerate(distortions):
+        if one.noise is not None:
+            sigma, seed = one.noise
+            chance = torch.Generator(pixels.device).manual_seed(seed)
+            noise = torch.randn(pixels.shape[1:], generator=chance, device=pixels.device)
+            pixels[number] = (pixels[number] + noise * sigma).clamp(0, 255).floor()
     return pixels
 
 
-def _recolour(pixels: Tensor, turn: float, factor: float) -> Tensor:
-    """Hue turned by ``turn`` of 180 and saturation times ``factor``, as by OpenCV's HSV."""
-    value, low = pixels.max(0).values, pixels.min(0).values
+def _recolour(pixels: Tensor, turn: Tensor, factor: Tensor) -> Tensor:
+    """Hue turned by ``turn`` of 180 and saturation times ``factor``, as by OpenCV's HSV.
+
+    Args:
+        pixels: (n, h, w, 3). turn, factor: (n, 1, 1).
+    """
+    value, low = pixels.max(-1).values, pixels.min(-1).values
     chroma = value - low
-    blue, green, red = pixels
+    blue, green, red = pixels.unbind(-1)
     safe = chroma.clamp(min=1e-6)
     hue = torch.where(
         value == red, ((green - blue) / safe) % 6,
@@ -121,18 +207,26 @@ def _recolour(pixels: Tensor, turn: float, factor: float) -> Tensor:
     hue = (hue + turn / 30) % 6
     saturation = (chroma / value.clamp(min=1e-6) * factor).clamp(max=1)
     # f(n) = v - v s max(0, min(k, 4 - k, 1)), k = (n + h) mod 6; n of blue, green, red: 1, 3, 5.
-    steps = torch.tensor([1.0, 3.0, 5.0], device=pixels.device)[:, None, None]
-    place = (steps + hue) % 6
+    steps = torch.tensor([1.0, 3.0, 5.0], device=pixels.device)
+    place = (steps + hue[..., None]) % 6
     share = torch.minimum(place, 4 - place).clamp(0, 1)
-    return (value - value * saturation * share).round()
+    return (value[..., None] - (value * saturation)[..., None] * share).round()
 
 
-def _blur(pixels: Tensor, sigma: float) -> Tensor:
-    """Gaussian, of the width that OpenCV takes for eight bits (three sigma on each side)."""
-    reach = round(3 * sigma)
+def _blur(pixels: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian, of the width that OpenCV takes for eight bits (three sigma on each side).
+
+    Args:
+        pixels: (n, h, w, 3). sigma: (n,) in pixels.
+    """
+    count, height, width, _ = pixels.shape
+    reach = int((3 * sigma).round().max())
     offsets = torch.arange(-reach, reach + 1, device=pixels.device).float()
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    weights = weights / weights.sum()
-    out = functional.pad(pixels[:, None], (reach, reach, reach, reach), mode="reflect")
-    out = functional.conv2d(out, weights[None, None, None, :])
-    return functional.conv2d(out, weights[None, None, :, None])[:, 0].round()
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    weights = weights * (offsets.abs() <= (3 * sigma).round()[:, None])
+    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]
+    planes = pixels.permute(0, 3, 1, 2).reshape(1, -1, height, width)
+    planes = functional.pad(planes, (reach, reach, reach, reach), mode="reflect")
+    planes = functional.conv2d(planes, weights[:, :, None], groups=3 * count)
+    planes = functional.conv2d(planes, weights[:, :, :, None], groups=3 * count)
+    return planes.view(count, 3, height, width).permute(0, 2, 3, 1).round()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -49,9 +50,37 @@ RECIPES = {
         "adaptive", "quality", augment.FACES, "adamw", 1e-3, 1e-2, 0.5, 4, True, falling=0.28
     ),
 }
+WINDOWS = {"paper": augment.PAPER, "faces": augment.FACES}
 WARM_UP_STEPS = 300
 EMA_DECAY = 0.998
+VALIDATION_BATCH = 16
 SCORE_FLOOR = 0.02  # detections under it are not counted in validation
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with fields set otherwise, each as "field=value".
+
+    Raises:
+        ConfigError: there is no such field or value.
+    """
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in Recipe._fields:
+            raise ConfigError(
+                "--change {}: a recipe has {}.".format(change, ", ".join(Recipe._fields))
+            )
+        try:
+            value = WINDOWS[text] if name == "windows" else json.loads(text.lower())
+        except (KeyError, ValueError):
+            value = text
+        if type(value) is not type(getattr(recipe, name)):
+            raise ConfigError(
+                "--change {}: {} is {!r} now; the value must be of that kind.".format(
+                    change, name, getattr(recipe, name)
+                )
+            )
+        recipe = recipe._replace(**{name: value})
+    return recipe
 
 
 class Views(Dataset):
@@ -111,11 +140,14 @@ def steps_of_epoch(count: int, batch: int) -> int:
     return max(1, count // batch)
 
 
-def collate(examples: Sequence[augment.Example]) -> Tuple[Tensor, List[Tensor], List[Tensor]]:
-    """(B, H, W, 3) uint8 BGR, and for each picture its faces and what to ignore."""
+Batch = Tuple[Tensor, match.Boxes, match.Boxes]
+
+
+def collate(examples: Sequence[augment.Example]) -> Batch:
+    """(B, H, W, 3) uint8 BGR, the faces, and what to ignore."""
     pixels = torch.from_numpy(np.stack([e.pixels for e in examples]))
-    faces = [torch.from_numpy(e.faces) for e in examples]
-    return pixels, faces, [torch.from_numpy(e.ignored) for e in examples]
+    faces = match.Boxes.of([torch.from_numpy(e.faces) for e in examples])
+    return pixels, faces, match.Boxes.of([torch.from_numpy(e.ignored) for e in examples])
 
 
 class Teacher:
@@ -133,27 +165,22 @@ class Teacher:
             layer.grid_wh[0] * layer.grid_wh[1] * len(layer.sizes_px) for layer in layers
         ]
 
-    def owners(self, faces: Sequence[Tensor], ignored: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """(B, N) owners as ``match`` gives them, and (P, 4) the boxes of the owners."""
-        owners, owned = [], []
-        for theirs, hidden in zip(faces, ignored):
-            if self.recipe.matching == "overlap":
-                owner = match.match_by_overlap(theirs, hidden, self.defaults)
-            else:
-                owner = match.match_adaptively(
-                    theirs, hidden, self.defaults, self.per_level, self.per_cell
-                )
-            owners.append(owner)
-            owned.append(theirs[owner[owner >= 0]])
-        return torch.stack(owners), torch.cat(owned)
+    def owners(self, faces: match.Boxes, ignored: match.Boxes, pictures: int) -> Tensor:
+        """(B, N) owners as ``match`` gives them."""
+        if self.recipe.matching == "overlap":
+            return match.match_by_overlap(faces, ignored, self.defaults, pictures)
+        return match.match_adaptively(
+            faces, ignored, self.defaults, pictures, self.per_level, self.per_cell
+        )
 
     def losses(
-        self, answer: Tuple[Tensor, Tensor], faces: Sequence[Tensor], ignored: Sequence[Tensor]
+        self, answer: Tuple[Tensor, Tensor], faces: match.Boxes, ignored: match.Boxes
     ) -> Tuple[Tensor, Tensor]:
         """Score loss and box loss of a batch, float32."""
-        owners, owned = self.owners(faces, ignored)
-        judge = loss.multibox_loss if self.recipe.loss == "multibox" else loss.quality_loss
         offsets, logits = (part.float() for part in answer)
+        owners = self.owners(faces, ignored, len(offsets))
+        owned = faces.xyxy[owners[owners >= 0]]
+        judge = loss.multibox_loss if self.recipe.loss == "multibox" else loss.quality_loss
         return judge(offsets, logits, owners, owned, self.defaults, model.VARIANCES)
 
 
@@ -172,9 +199,21 @@ def make_optimiser(network: model.SSD, recipe: Recipe, rate: float) -> torch.opt
         }
         for (is_backbone, is_decayed), parameters in sorted(groups.items())
     ]
+    is_cuda = all(parameter.is_cuda for parameter in network.parameters())
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(settings, lr=rate, momentum=0.9)
-    return torch.optim.AdamW(settings, lr=rate)
+        return torch.optim.SGD(settings, lr=rate, momentum=0.9, fused=is_cuda)
+    return torch.optim.AdamW(settings, lr=rate, fused=is_cuda)
+
+
+def rate_of(recipe: Recipe, batch: int) -> float:
+    """Learning rate for a batch of another size.
+
+    In proportion for SGD (Goyal et al., "Accurate, large minibatch SGD", 2017), by the square root
+    for AdamW (Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms",
+    NeurIPS 2022).
+    """
+    ratio = batch / 16
+    return recipe.rate * (ratio if recipe.optimiser == "sgd" else ratio**0.5)
 
 
 def rate_at(step: int, steps: int, falling: float) -> float:
@@ -188,12 +227,15 @@ def rate_at(step: int, steps: int, falling: float) -> float:
 def follow(average: nn.Module, network: nn.Module, step: int) -> None:
     """Move the exponential moving average towards the network; faster at first."""
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    ours, theirs = [], []
     states = network.state_dict()
     for name, value in average.state_dict().items():
         if value.is_floating_point():
-            value.lerp_(states[name], 1 - decay)
+            ours.append(value)
+            theirs.append(states[name])
         else:
             value.copy_(states[name])
+    get_ema_multi_avg_fn(decay)(ours, theirs, None)
 
 
 def to_order(pixels: Tensor, order: str) -> Tensor:
@@ -210,18 +252,20 @@ def validate(network: model.SSD, pictures: data.Pictures, input_wh: Tuple[int, i
     network.eval()
     device = network.mean.device
     defaults = boxes.default_boxes(network.layers(input_wh), input_wh)
-    found, truths = [], []
+    found, truths, answers = [], [], []
     for index in range(len(pictures)):
+        if not answers:
+            some = range(index, min(index + VALIDATION_BATCH, len(pictures)))
+            small = np.stack([cv2.resize(pictures[one][0], input_wh) for one in some])
+            small = to_order(torch.from_numpy(small).to(device), network.preparation.order)
+            with torch.autocast(device.type, torch.bfloat16):
+                offsets, logits = (part.float() for part in network(network.prepare(small)))
+            answers = list(zip(offsets.cpu().numpy(), logits.softmax(2)[..., 1].cpu().numpy()))
         pixels, faces, ignored = pictures[index]
         size_wh = (pixels.shape[1], pixels.shape[0])
-        small = torch.from_numpy(cv2.resize(pixels, input_wh))[None].to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            answer = network(network.prepare(to_order(small, network.preparation.order)))
-        offsets, logits = (part[0].float() for part in answer)
         chosen = boxes.select(
-            offsets.cpu().numpy(), logits.softmax(1)[:, 1].cpu().numpy(), defaults,
-            model.VARIANCES, SCORE_FLOOR, 0.45, 1000, 300,
-        )  # fmt: skip
+            *answers.pop(0), defaults, model.VARIANCES, SCORE_FLOOR, 0.45, 1000, 300
+        )
         found.append(protocol.Found(boxes.to_pixels(chosen.boxes, size_wh), chosen.scores))
         scale = input_wh[0] * input_wh[1] / (size_wh[0] * size_wh[1])
         counts = np.sqrt(boxes.areas(faces) * scale) >= 6
@@ -237,7 +281,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.options, self.device = options, device
         torch.manual_seed(options.seed)
-        self.recipe = RECIPES[options.recipe]
+        self.recipe = changed(RECIPES[options.recipe], options.change)
         self.network = model.MODELS[options.model]()
         options.size = options.size or [list(self.network.input_wh)]
         self.sizes = [tuple(one) for one in options.size]
@@ -253,9 +297,8 @@ class Run:
         self.average = copy.deepcopy(self.network).eval()
         self.average.requires_grad_(False)
         ranks = rank_and_ranks()[1]
-        self.optimiser = make_optimiser(
-            self.network, self.recipe, self.recipe.rate * options.batch / 16
-        )
+        rate = rate_of(self.recipe, options.batch)
+        self.optimiser = make_optimiser(self.network, self.recipe, rate)
         self.replica = self.network
         if ranks > 1:
             self.replica = nn.parallel.DistributedDataParallel(self.network)
@@ -299,8 +342,8 @@ class Run:
         if not os.path.exists(self.checkpoint):
             return
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        for key in ("model", "recipe", "seed", "size", "batch"):
-            mine, theirs = getattr(self.options, key), state["options"][key]
+        for key in ("model", "recipe", "change", "seed", "size", "batch"):
+            mine, theirs = getattr(self.options, key), state["options"].get(key)
             if mine != theirs:
                 raise ConfigError(
                     "{} was trained with --{} {}, not {}; choose another --out.".format(
@@ -312,15 +355,14 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
-    def learn(self, batch: Tuple[Tensor, List[Tensor], List[Tensor]], steps: int) -> Tensor:
+    def learn(self, batch: Batch, steps: int) -> Tensor:
         """One step; gives (score loss, box loss) as a (2,) tensor on the device."""
         share = rate_at(self.step, steps, self.recipe.falling)
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * share
         pixels, faces, ignored = batch
         pixels = to_order(pixels.to(self.device, non_blocking=True), self.network.preparation.order)
-        faces = [part.to(self.device, non_blocking=True) for part in faces]
-        ignored = [part.to(self.device, non_blocking=True) for part in ignored]
+        faces, ignored = faces.to(self.device), ignored.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
             answer = self.replica(self.network.prepare(pixels))
         teacher = self.teachers[pixels.shape[2], pixels.shape[1]]
@@ -368,8 +410,12 @@ def batches(views: Views, keys: Batches, run: Run) -> Iterable[Any]:
         half = torch.cuda.mem_get_info(device)[0] // 2
         options.resident = resident.bytes_of(views.pictures) < half
     if options.resident:
-        made = resident.Resident(views.pictures, views.windows, views.seed, device)
-        return (made.batch(one) for one in keys)
+        made = resident.Resident(views.pictures, device)
+        chosen = resident.Chosen(views.pictures, views.windows, views.seed)
+        plans = DataLoader(
+            chosen, batch_sampler=keys, num_workers=options.workers, collate_fn=chosen.collate
+        )
+        return (made.make(plan) for plan in plans)
     return DataLoader(
         views, batch_sampler=keys, num_workers=options.workers, collate_fn=collate,
         pin_memory=device.type == "cuda",
@@ -408,8 +454,14 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
             }  # fmt: skip
             sums.zero_()
             summed, logged_at = 0, now
-            if ends_epoch and len(validation):
+            epoch = run.step // an_epoch
+            if ends_epoch and len(validation) and (
+                epoch % options.validate_every == 0 or run.step == last
+            ):
                 entry["validation_ap"] = round(validate(run.average, validation, run.sizes[0]), 4)
+                if run.step == last:
+                    alone = validate(run.network, validation, run.sizes[0])
+                    entry["validation_ap_without_average"] = round(alone, 4)
                 logged_at = time.monotonic()
             write_log(log, entry)
             bar.write("step {} of {}: {}".format(run.step, steps, entry))
@@ -432,6 +484,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", help="folder of checkpoints and log; default runs/MODEL")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="face")
     parser.add_argument(
+        "--change", nargs="+", default=[], metavar="FIELD=VALUE",
+        help="fields of the recipe set otherwise: {}".format(", ".join(Recipe._fields)),
+    )  # fmt: skip
+    parser.add_argument(
         "--size", type=size, nargs="+",
         help="of the input, as 320x320; default the model's own; batches take turns among several",
     )  # fmt: skip
@@ -441,6 +497,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--backbone", help="ImageNet weights of the backbone (.npz)")
     parser.add_argument("--init", help="weights to start from (.npz or .pt)")
     parser.add_argument("--validation", type=float, default=0.05, help="share split off the set")
+    parser.add_argument(
+        "--validate-every", type=int, default=1, help="epochs from one validation to the next"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
     parser.add_argument("--threads", type=int, default=2)

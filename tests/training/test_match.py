@@ -2,9 +2,22 @@
 
 import torch
 
-from training.match import BACKGROUND, IGNORED, corners, iou, match_adaptively, match_by_overlap
+from training import match
+from training.match import BACKGROUND, IGNORED, Boxes, corners, iou
 
 NONE = torch.zeros(0, 4)
+
+
+def match_by_overlap(faces, ignored, defaults):
+    """Of one picture."""
+    return match.match_by_overlap(Boxes.of([faces]), Boxes.of([ignored]), defaults, 1)[0]
+
+
+def match_adaptively(faces, ignored, defaults, level_sizes, boxes_per_cell):
+    """Of one picture."""
+    return match.match_adaptively(
+        Boxes.of([faces]), Boxes.of([ignored]), defaults, 1, level_sizes, boxes_per_cell
+    )[0]
 
 
 def default(*boxes):
@@ -105,3 +118,30 @@ def test_faces_on_the_border_and_larger_than_the_input_do_not_fail():
     faces = torch.tensor([[-5.0, -5, 3, 3], [-100.0, -100, 200, 200]])
     owner = match_adaptively(faces, NONE, defaults, [9], [1])
     assert set(owner.tolist()) <= {BACKGROUND, 0, 1} and (owner == 1).any()
+
+
+def test_pictures_of_a_batch_do_not_see_each_other():
+    """Three pictures, the middle one empty, at once and apart."""
+    generator = torch.Generator().manual_seed(5)
+    defaults = torch.cat([grid(10, 10.0, 8), grid(20, 28.0, 4)])
+    each, hidden = [], []
+    for count in (7, 0, 4):
+        low = torch.rand(count, 2, generator=generator) * 60
+        each.append(torch.cat([low, low + 4 + torch.rand(count, 2, generator=generator) * 30], 1))
+        hidden.append(low.repeat(1, 2) + torch.tensor([-9.0, -9, 3, 3]))
+    faces, ignored = Boxes.of(each), Boxes.of(hidden)
+    both = (
+        (match.match_by_overlap(faces, ignored, defaults, 3), match_by_overlap, ()),
+        (
+            match.match_adaptively(faces, ignored, defaults, 3, [64, 16], [1, 1]),
+            match_adaptively,
+            ([64, 16], [1, 1]),
+        ),
+    )
+    for owners, alone, more in both:
+        assert owners.shape == (3, 80) and (owners[1] == BACKGROUND).all()
+        for number, first in ((0, 0), (2, 7)):
+            wanted = alone(each[number], hidden[number], defaults, *more)
+            wanted = torch.where(wanted >= 0, wanted + first, wanted)
+            assert torch.equal(owners[number], wanted)
+            assert (wanted >= 0).any() and (wanted == IGNORED).any()

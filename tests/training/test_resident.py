@@ -24,15 +24,26 @@ def view(window, **changes):
     return augment.View(window, False, False, False, 99, PLAIN, none, none)._replace(**changes)
 
 
+class Set(list):
+    """Pictures as ``data.Pictures`` gives them, without boxes."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index), *([np.zeros((0, 4), np.float32)] * 2)
+
+
 @pytest.mark.parametrize("window", [(10.0, 20.0, 70.0, 80.0), (-30.0, -10.0, 150.0, 130.0)])
 @pytest.mark.parametrize("changes", [{}, {"flip": True}, {"soft": True}])
 def test_a_window_is_cut_as_by_the_loader(window, changes):
     pixels, one = picture(), view(window, **changes)
-    wanted = augment.cut(pixels, one, (64, 48)).astype(float)
-    cut = resident.cut(torch.from_numpy(pixels), one, (64, 48)).permute(1, 2, 0).numpy()
-    assert cut.shape == wanted.shape == (48, 64, 3)
-    difference = np.abs(cut - wanted)
-    assert difference.mean() < 0.6 and np.percentile(difference, 98) <= 3
+    other = view((5.0, 5.0, 60.0, 90.0))
+    kept = resident.Resident(Set([np.full((40, 30, 3), 7, np.uint8), pixels]), CPU)
+    cut = kept.cut(resident.Plan([1, 1, 0], [other, one, other], (64, 48))).numpy()
+    assert cut.shape == (3, 48, 64, 3)
+    for made, choice in ((cut[0], other), (cut[1], one)):
+        wanted = augment.cut(pixels, choice, (64, 48)).astype(float)
+        difference = np.abs(made - wanted)
+        assert difference.mean() < 0.6 and np.percentile(difference, 98) <= 3
+    assert set(np.unique(cut[2].round())) >= {7, 99}
 
 
 @pytest.mark.parametrize(
@@ -49,16 +60,18 @@ def test_a_window_is_cut_as_by_the_loader(window, changes):
 def test_light_and_colour_change_as_by_the_loader(change):
     pixels, distortion = picture(), PLAIN._replace(**change)
     wanted = augment.distort(pixels, distortion).astype(float)
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1).float()
-    changed = resident.distort(tensor, distortion).permute(1, 2, 0).numpy()
+    tensor = torch.from_numpy(pixels).float()
+    both = resident.distort(torch.stack([tensor, tensor]), [PLAIN, distortion]).numpy()
+    assert np.array_equal(both[0], pixels)
+    changed = both[1]
     difference = np.abs(changed - wanted)
     assert difference.mean() < 1.5 and difference.max() <= 12  # OpenCV's hue has 180 steps
     assert np.abs(changed - pixels).mean() > 0.5
 
 
 def test_noise_has_the_wanted_strength_and_comes_from_its_seed():
-    flat, distortion = torch.full((3, 64, 64), 128.0), PLAIN._replace(noise=(10.0, 7))
-    first, second = (resident.distort(flat, distortion) for _ in range(2))
+    noisy = PLAIN._replace(noise=(10.0, 7))
+    first, second = resident.distort(torch.full((2, 64, 64, 3), 128.0), [noisy, noisy])
     assert torch.equal(first, second) and 9 < float(first.std()) < 11
 
 
@@ -68,9 +81,11 @@ def test_a_batch_is_that_of_the_loader(tmp_path):
     keys = [(0, index, (64, 64)) for index in range(4)]
     views = train.Views(pictures, augment.FACES, seed=1)
     loaded = train.collate([views[key] for key in keys])
-    made = resident.Resident(pictures, augment.FACES, 1, CPU).batch(keys)
+    chosen = resident.Chosen(pictures, augment.FACES, 1)
+    plan = chosen.collate([chosen[key] for key in keys])
+    made = resident.Resident(pictures, CPU).make(plan)
     assert made[0].shape == loaded[0].shape and made[0].dtype == torch.uint8
-    for mine, theirs in zip(made[1] + made[2], loaded[1] + loaded[2]):
+    for mine, theirs in zip([*made[1], *made[2]], [*loaded[1], *loaded[2]]):
         assert torch.equal(mine, theirs)
     assert float((made[0].float() - loaded[0].float()).abs().median()) <= 2
     assert resident.bytes_of(pictures) == 5 * 96 * 96 * 3

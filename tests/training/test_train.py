@@ -13,7 +13,7 @@ import torch
 
 from edge_app import boxes
 from edge_app.errors import ConfigError
-from training import model, protocol, train
+from training import augment, match, model, protocol, train
 
 THREADS = min(2, os.cpu_count() or 1)
 
@@ -67,6 +67,24 @@ def test_weights_of_another_network_are_refused(wider, tmp_path):
     np.savez(path, nothing=np.zeros(3, np.float32))
     with pytest.raises(ConfigError, match="odd.npz"):
         train.load_weights(model.blazeface(), path)
+
+
+def test_fields_of_a_recipe_are_set_otherwise_and_nonsense_is_refused():
+    face = train.RECIPES["face"]
+    changes = ["matching=overlap", "windows=paper", "frozen_blocks=0", "is_norm_frozen=false"]
+    recipe = train.changed(face, changes + ["rate=0.5"])
+    assert recipe == face._replace(
+        matching="overlap", windows=augment.PAPER, frozen_blocks=0, is_norm_frozen=False, rate=0.5
+    )
+    for change in ("speed=1", "rate=fast", "frozen_blocks=", "windows=4", "matching=1.5"):
+        with pytest.raises(ConfigError, match="--change " + change.split("=")[0]):
+            train.changed(face, [change])
+
+
+def test_a_larger_batch_takes_larger_steps():
+    paper, face = train.RECIPES["paper"], train.RECIPES["face"]
+    assert train.rate_of(paper, 32) == pytest.approx(1e-3)  # the paper's own, section 3
+    assert train.rate_of(face, 64) == pytest.approx(2 * face.rate)
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
@@ -123,7 +141,8 @@ def overfit(network, input_wh, pictures, steps, rate, recipe):
     width, height = input_wh
     pixels = torch.from_numpy(np.stack([p for p, _ in pictures]))
     pixels = train.to_order(pixels, network.preparation.order)
-    faces = [torch.from_numpy(f) for _, f in pictures]
+    faces = match.Boxes.of([torch.from_numpy(f) for _, f in pictures])
+    nothing = match.Boxes.of([torch.zeros(0, 4)] * len(pictures))
     teacher = train.Teacher(network, recipe, input_wh, torch.device("cpu"))
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate)
     network.to(memory_format=torch.channels_last).train()
@@ -133,7 +152,7 @@ def overfit(network, input_wh, pictures, steps, rate, recipe):
         with torch.autocast("cpu", torch.bfloat16):
             answer = network(network.prepare(pixels))
         optimiser.zero_grad()
-        sum(teacher.losses(answer, faces, [torch.zeros(0, 4)] * len(faces))).backward()
+        sum(teacher.losses(answer, faces, nothing)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         optimiser.step()
     network.eval()
