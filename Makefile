@@ -12,6 +12,9 @@ SIZE         ?= 320x320
 OUT          ?= runs/export
 DATA         ?= ../shared/data
 ARGS         ?=
+# Tests: lanes at once, and processes in a lane (0: none besides pytest's own).
+LANES        ?= 3
+WORKERS      ?= 2
 # Devices: HOSTS="nano-1 user@nano-2" or INVENTORY=fleet.yaml; the rest as deploy/README.md says.
 HOSTS        ?=
 INVENTORY    ?=
@@ -24,6 +27,7 @@ tools   = .venv-deploy/bin/python
 fleet   = $(tools) -m deploy.fleet
 devices = $(HOSTS) $(if $(INVENTORY),--inventory $(INVENTORY)) $(if $(GROUP),--group $(GROUP))
 careful = $(if $(CANARY),--canary $(CANARY)) $(if $(WAVE),--wave $(WAVE)) $(if $(MAX_FAIL),--max-fail $(MAX_FAIL)) $(if $(RELEASE),--release $(RELEASE))
+workers := -n $(WORKERS) --dist loadfile
 as_root = $(if $(filter-out 0,$(shell id -u)),sudo)
 jetson := $(wildcard /etc/nv_tegra_release)
 # What a program needs here: on a Jetson JetPack brings most of it, and Python 3.6 has pins of its own.
@@ -33,8 +37,8 @@ else
 app    := $(needs)/app.txt $(needs)/gstreamer.txt
 endif
 
-.PHONY: help setup demo run bench check test test36 test-training train evaluate export engine gpu-test soak \
-    release provision deploy status rollback logs image flash test-device clean
+.PHONY: help setup demo run bench check test test-app test-nvidia test-boxes test36 test-training train evaluate export \
+    engine gpu-test soak release provision deploy status rollback logs image flash test-device clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -59,22 +63,27 @@ bench: setup ## measure every stage on a 1280x720 clip
 check: setup ## look whether everything here fits together, and say what to do where it does not
 	$(run) check $(ARGS)
 
-test: ## all tests, on this Python and on 3.6
+test: ## all tests, on this Python and on 3.6, in lanes side by side; LANES=1 WORKERS=0: one after the other
 	@sh deploy/system-packages.sh test
 	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy || [ -z "$$EDGE_APP_CI" ]
 	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
-	.venv/bin/python -m pytest $(ARGS)
-	.venv/bin/python -m pytest tests/nvidia $(ARGS)
-	PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest tests/systemd tests/deploy $(ARGS)
-	@$(MAKE) --no-print-directory test36
-ifdef EDGE_APP_CI
-	@$(MAKE) --no-print-directory test-training ARGS='-m "not slow" $(ARGS)'
-else
+	@LANES="$(LANES)" $(PYTHON) tests/lanes.py test-boxes test-app test36 test-nvidia $(if $(EDGE_APP_CI),test-training)
+ifndef EDGE_APP_CI
 	@echo "The tests of training/ need PyTorch, which is large: make test-training."
 endif
 
-test36: ## the tests on Python 3.6, the original Nano's
+# The lanes of make test; each runs alone too, once make test has prepared .venv and .venv-deploy.
+test-app: ## the tests of the program
+	.venv/bin/python -m pytest $(workers) $(ARGS)
+
+test-nvidia: ## the tests of the GPU's part, without a GPU
+	.venv/bin/python -m pytest $(workers) tests/nvidia $(ARGS)
+
+test-boxes: ## the tests of service and deployment, in machines with systemd
+	PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest $(workers) tests/systemd tests/deploy $(ARGS)
+
+test36: ## the tests of program and GPU part on Python 3.6, the original Nano's
 ifeq ($(PYTHON36),)
 	@echo "*******************************************************************************"
 	@echo "* No Python 3.6 here: the code of the original Nano was NOT tested on its     *"
@@ -83,13 +92,13 @@ ifeq ($(PYTHON36),)
 	@[ -z "$$EDGE_APP_CI" ]
 else
 	@sh deploy/venv.sh "$(PYTHON36)" .venv36 $(needs)/app-py36.txt $(needs)/gstreamer-py36.txt $(needs)/test-py36.txt
-	.venv36/bin/python -m pytest $(ARGS)
-	.venv36/bin/python -m pytest tests/nvidia $(ARGS)
+	.venv36/bin/python -m pytest $(workers) $(ARGS)
+	.venv36/bin/python -m pytest $(workers) tests/nvidia $(ARGS)
 endif
 
 test-training: ## the tests of training/ (installs PyTorch into .venv-train)
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
-	.venv-train/bin/python -m pytest -q tests/training $(ARGS)
+	.venv-train/bin/python -m pytest -q tests/training $(if $(EDGE_APP_CI),-m "not slow") $(ARGS)
 
 train: ## train MODEL on DATA/wider (WIDER FACE's layout); goes on where it was stopped
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
