@@ -73,7 +73,10 @@ class Notifier(Display):
 
     def show(self, picture: Picture) -> None:
         """A frame was looked at: the service is ready, and lives."""
-        now = self._shown_at = self._clock()
+        now = self._clock()
+        if now - self._shown_at > _SILENT_S:
+            self._told_at = float("-inf")  # the silence that may have been told is over
+        self._shown_at = now
         self._figures = picture.figures
         if not self._is_ready:
             self._is_ready = self._send("READY=1\nWATCHDOG=1")

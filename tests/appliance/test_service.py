@@ -159,6 +159,9 @@ def test_the_status_line_says_when_nothing_comes_any_more(systemd, address, cloc
         systemd.told()
         idle_for(notifier, clock, 6)
         assert systemd.told() == ["STATUS=no picture for 5 s"]
+        clock.now += 1.0
+        notifier.show(picture())
+        assert any(line.startswith("STATUS=camera") for line in systemd.told())
         status.waiting("camera", "reopening")
         notifier.idle()
         assert systemd.told() == ["STATUS=waiting for camera: reopening"]
