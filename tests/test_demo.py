@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from chromium import Chromium
+from ports import free_port
 
 from edge_app import boxes
 from edge_app.config import DetectorSettings
@@ -57,12 +57,6 @@ def test_what_is_shown_in_the_scene_are_its_faces_and_most_of_the_near_ones(dete
             found += int((boxes.iou(array(whole), faces.boxes).max(axis=1) > 0.5).sum())
     assert right >= 0.95 * shown
     assert found >= 0.5 * near > 20
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

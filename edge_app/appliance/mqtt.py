@@ -125,8 +125,9 @@ class MqttOutbox(Outbox):
                 self.tell("", "connected to the MQTT broker {}".format(self._name))
                 self._exchange(client)
             except OSError as error:
-                trouble = "the MQTT broker {} {}; events wait for it, {} at most"
-                self.tell(trouble.format(self._name, error, self._settings.buffer), "")
+                if not self.stopping.is_set():  # else it was not the broker's fault
+                    trouble = "the MQTT broker {} {}; events wait for it, {} at most"
+                    self.tell(trouble.format(self._name, error, self._settings.buffer), "")
             finally:
                 _hang_up(client)
                 self.put_back(list(self._in_flight.values()))
