@@ -12,17 +12,15 @@ import cv2
 import numpy as np
 import pytest
 from needs import require
+from pictures import FACE, Shower, picture
+from ports import free_port
 
 from edge_app.appliance import stream as module
 from edge_app.appliance.stream import RtspDisplay
 from edge_app.camera import open_camera
 from edge_app.config import CameraSettings, RtspSettings
 from edge_app.errors import CameraError, ConfigError, DisplayError
-from edge_app.frames import Detections, Figures, Frame, Picture, Result, StepTimes
-from edge_app.overlay import BOX_BGR, Overlay
-
-FACE = (96.0, 64.0, 224.0, 208.0)
-
+from edge_app.overlay import BOX_BGR
 
 @pytest.fixture(autouse=True)
 def rtsp(gstreamer):
@@ -35,42 +33,6 @@ def rtsp(gstreamer):
         require(False, "GStreamer's RTSP server (apt install gir1.2-gst-rtsp-server-1.0)")
     require(gstreamer.ElementFactory.find("x264enc"), "x264enc (gstreamer1.0-plugins-ugly)")
     return gstreamer
-
-
-def picture(shade=90, size_wh=(640, 360), at=None):
-    """A grey picture with a box around a face."""
-    pixels = np.full((size_wh[1], size_wh[0], 3), shade, np.uint8)
-    faces = Detections(np.asarray([FACE], np.float32), np.asarray([0.97], np.float32))
-    now = time.monotonic() if at is None else at
-    result = Result(Frame(0, now, 0.0, pixels), faces, StepTimes(0, 0, 0), now)
-    figures = Figures(0, 0, 0, 0, {}, {})
-    return Picture(Overlay(False).draw(pixels, faces), faces, result, figures, (1,))
-
-
-class Shower:
-    """Shows pictures at a rate, as the main thread does; ``make`` makes them."""
-
-    def __init__(self, display, make=picture, rate_hz=50.0):
-        self.display, self.make, self.pause_s = display, make, 1.0 / rate_hz
-        self.shown, self.spent_s = 0, []
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self):
-        while not self._ending.wait(self.pause_s):
-            one = self.make()
-            started = time.monotonic()
-            self.display.show(one)
-            self.spent_s.append(time.monotonic() - started)
-            self.shown += 1
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self._ending.set()
-        self._thread.join()
 
 
 def settings(**more):
@@ -105,7 +67,7 @@ def until(holds, limit_s=15.0):
 
 def shows_the_face(pixels, shade=90):
     """Whether a decoded picture is ours: the grey ground, and the box in its colour at its place."""
-    x1, y1, x2, y2 = [int(side) for side in FACE]
+    x1, y1, x2, y2 = FACE
     edges = [pixels[y1, x1 + 20 : x2 - 20], pixels[y1 + 20 : y2 - 20, x1]]
     greener = [
         edge[:, 1].astype(int) - np.maximum(edge[:, 0], edge[:, 2]).astype(int) for edge in edges
@@ -138,12 +100,12 @@ def ffmpeg(url):
 def test_a_recorders_client_gets_the_times_of_capture():
     captured_ms = []
 
-    def make():
-        one = picture()
+    def make(number):
+        one = picture(number)
         captured_ms.append(one.result.frame.captured_at * 1000.0)
         return one
 
-    with RtspDisplay(settings()) as display, Shower(display, make, rate_hz=20.0):
+    with RtspDisplay(settings()) as display, Shower(display, 0.05, make):
         capture = ffmpeg(display.url)
         stamps_ms = []
         for _ in range(40):
@@ -186,7 +148,7 @@ def key_frames_and_times(url, seconds, gstreamer):
 @pytest.mark.parametrize("rate_hz", [25.0, 4.0])
 def test_there_is_a_key_frame_every_second_whatever_the_rate(gstreamer, rate_hz):
     """Four pictures a second are what is left on a hot board."""
-    with RtspDisplay(settings(rate_hz=30.0)) as display, Shower(display, rate_hz=rate_hz):
+    with RtspDisplay(settings(rate_hz=30.0)) as display, Shower(display, 1 / rate_hz):
         found = key_frames_and_times(display.url, 4.0, gstreamer)
     steps = np.diff([at for _, at in found])
     assert (steps >= 0).all()
@@ -230,8 +192,8 @@ def test_a_viewer_that_reads_nothing_slows_nobody():
     """It asks for the stream and then leaves everything in its socket."""
     noise = np.random.RandomState(0).randint(0, 255, (360, 640, 3)).astype(np.uint8)
 
-    def noisy():
-        one = picture()
+    def noisy(number):
+        one = picture(number)
         return one._replace(
             pixels=np.roll(noise, int(one.result.frame.captured_at * 1000) % 640, axis=1)
         )
@@ -242,16 +204,16 @@ def test_a_viewer_that_reads_nothing_slows_nobody():
         return 40 / (time.monotonic() - started)
 
     # 50 Mbit/s of noise fill its buffers within a second
-    with RtspDisplay(settings(bitrate_kbps=50000)) as display, Shower(display, noisy) as shower:
+    with RtspDisplay(settings(bitrate_kbps=50000)) as display, Shower(display, 0.02, noisy) as shower:
         with viewer(display.url) as camera:
             before_hz = rate_hz(camera)
-            del shower.spent_s[:]
+            del shower.times_s[:]
             stuck = ask_for_the_stream(display._server.port)
             until(lambda: display.viewers == 2)
             rate_hz(camera)
             assert rate_hz(camera) > 0.4 * before_hz, "the other viewer goes on"
             stuck.close()
-    assert np.median(shower.spent_s) < 0.5 * shower.pause_s, "and whoever shows does not wait"
+    assert np.median(shower.times_s) < 0.5 * shower.pace_s, "and whoever shows does not wait"
 
 
 def ask_for_the_stream(port):
@@ -286,24 +248,24 @@ def test_a_viewer_that_vanishes_is_forgotten():
 
 @pytest.mark.parametrize("size_wh", [(641, 361), (353, 289), (322, 242)])
 def test_odd_sizes_are_made_even(size_wh):
-    def make():
-        return picture(size_wh=size_wh)
+    def make(number):
+        return picture(number, size_wh=size_wh)
 
-    with RtspDisplay(settings()) as display, Shower(display, make):
+    with RtspDisplay(settings()) as display, Shower(display, 0.02, make):
         with viewer(display.url) as camera:
             pixels = read(camera, 5).pixels
     assert pixels.shape == (size_wh[1] + size_wh[1] % 2, size_wh[0] + size_wh[0] % 2, 3)
-    expected = cv2.resize(make().pixels, (pixels.shape[1], pixels.shape[0])).astype(int)
+    expected = cv2.resize(make(0).pixels, (pixels.shape[1], pixels.shape[0])).astype(int)
     assert np.abs(pixels.astype(int) - expected).mean() < 6.0
 
 
 def test_another_size_in_mid_run_fits_into_the_same_stream():
     sizes = [(640, 360)]
 
-    def make():
-        return picture(size_wh=sizes[0])
+    def make(number):
+        return picture(number, size_wh=sizes[0])
 
-    with RtspDisplay(settings()) as display, Shower(display, make):
+    with RtspDisplay(settings()) as display, Shower(display, 0.02, make):
         with viewer(display.url) as camera:
             assert shows_the_face(read(camera, 3).pixels)
             sizes[0] = (360, 360)
@@ -331,9 +293,7 @@ def test_the_port_is_taken():
 
 
 def test_the_port_may_stand_behind_the_kind():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with RtspDisplay(settings(), str(port)) as display:
         assert display.url == "rtsp://127.0.0.1:{}/faces".format(port)
     for wrong in ("eight", "70000", "-1", "80 80"):
