@@ -40,7 +40,7 @@ class Privacy:
         if self._tracker is None:
             return result
         frame = result.frame
-        faces = self._tracker.update(result.faces, frame.captured_at)
+        faces = self._tracker.update(result.faces, frame.captured_at, frame.size_wh)
         if self._canvas.shape != frame.pixels.shape:
             self._canvas = np.empty_like(frame.pixels, order="C")
         np.copyto(self._canvas, frame.pixels)

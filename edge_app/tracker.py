@@ -36,6 +36,7 @@ class Tracker:
         self._settings = settings
         self._tracks: List[_Track] = []
         self._begun = 0  # tracks since the start
+        self._size_wh: Optional[Tuple[int, int]] = None  # of the frame before
 
     @property
     def tracks(self) -> Tuple[int, ...]:
@@ -47,16 +48,22 @@ class Tracker:
         """The lowest score it has a use for."""
         return min(self._settings.keep, self._settings.show)
 
-    def update(self, faces: Detections, captured_at: float) -> Detections:
+    def update(
+        self, faces: Detections, captured_at: float, size_wh: Optional[Tuple[int, int]] = None
+    ) -> Detections:
         """Take in the faces of the next frame.
 
         Args:
             faces: those above ``threshold``, in pixels.
             captured_at: when the frame was captured, monotonic seconds.
+            size_wh: of the frame. With another one than before all faces are new ones: the boxes
+                of before are pixels of another picture.
 
         Returns:
             The faces to show, best first. A face missed in this frame keeps its last box and score.
         """
+        if size_wh != self._size_wh:
+            self._tracks, self._size_wh = [], size_wh
         tracks = self._partners(faces)
         for (box, score), track in zip(faces, tracks):
             if track is None and score >= self._settings.show:

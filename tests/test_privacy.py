@@ -38,6 +38,14 @@ def test_a_face_that_is_missed_for_a_moment_stays_covered():
     assert (gone == pixels).all()
 
 
+def test_in_a_frame_of_another_size_only_its_own_faces_are_covered():
+    privacy, small = Privacy(BLUR), noise(60, 80)
+    privacy.cover(result(noise(), 0.0, [40, 30, 100, 90, 0.9]))
+    covered = privacy.cover(result(small, 0.1, [0, 0, 20, 20, 0.9])).frame.pixels
+    assert (covered[30:, 40:] == small[30:, 40:]).all()
+    assert not (covered[:20, :20] == small[:20, :20]).all()
+
+
 def test_the_detector_is_asked_for_weaker_faces_only_when_they_are_covered():
     assert Privacy(BLUR).threshold(0.8) == 0.3
     assert Privacy(PrivacySettings()).threshold(0.8) == 0.8

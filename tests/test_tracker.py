@@ -103,3 +103,11 @@ def test_a_face_keeps_its_number_and_a_new_one_gets_a_new_one(tracker):
     tracker.update(faces(), 2.0)
     tracker.update(faces((HERE, 0.96)), 2.1)
     assert tracker.tracks == (3,)
+
+
+def test_in_a_frame_of_another_size_nothing_of_before_is_shown(tracker):
+    tracker.update(faces((HERE, 0.99), (THERE, 0.97)), 0.0, (640, 360))
+    assert len(tracker.update(faces((HERE, 0.9)), 0.1, (640, 360))) == 2
+    assert len(tracker.update(faces((HERE, 0.9)), 0.2, (320, 180))) == 0
+    assert len(tracker.update(faces((HERE, 0.96)), 0.3, (320, 180))) == 1
+    assert tracker.tracks == (3,), "nor is it taken for a face of before"
