@@ -17,6 +17,35 @@ class Refusal(NamedTuple):
     text: str
 
 
+class Failures:
+    """Who has sent wrong tokens or passwords lately; used by one thread."""
+
+    def __init__(self) -> None:
+        self._times: Dict[str, List[float]] = {}  # by network, oldest first
+
+    def are_too_many(self, address: str, now: float) -> bool:
+        """Whether the network of an IP address must wait, at ``now`` (monotonic seconds)."""
+        network = _network(address)
+        times = [at for at in self._times.pop(network, []) if now - at <= FAILURES_S]
+        if times:
+            self._times[network] = times
+        return len(times) >= FAILURES
+
+    def add(self, address: str, now: float) -> None:
+        """Somebody at an IP address has just sent a wrong one."""
+        network = _network(address)
+        self._times[network] = self._times.pop(network, []) + [now]
+        if len(self._times) > _NETWORKS:
+            del self._times[next(iter(self._times))]
+
+    def forget(self) -> None:
+        """Let everybody try again."""
+        self._times.clear()
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+
 class Guard:
     """Checks requests; used by one thread.
 
@@ -31,7 +60,7 @@ class Guard:
     def __init__(self, token: str, is_local: bool) -> None:
         self._token = token.encode("utf-8")
         self._is_local = is_local
-        self._failures: Dict[str, List[float]] = {}  # by network, oldest first
+        self._failures = Failures()
         #: What a browser keeps instead of the token: it tells nothing of it, and is as good here.
         self.cookie = hmac.new(self._token, b"edge-app cookie", hashlib.sha256).hexdigest()
 
@@ -46,11 +75,8 @@ class Guard:
             return Refusal(403, "this page answers to localhost only")
         if not self._token:
             return None
-        network = _network(request.remote or "")
-        failures = [at for at in self._failures.pop(network, []) if now - at <= FAILURES_S]
-        if failures:
-            self._failures[network] = failures
-        if len(failures) >= FAILURES:
+        address = request.remote or ""
+        if self._failures.are_too_many(address, now):
             return Refusal(429, "too many wrong tokens; wait a minute")
         given = _given(request)
         expected = self._token if given else self.cookie.encode("ascii")
@@ -58,9 +84,7 @@ class Guard:
         if hmac.compare_digest(given.encode("utf-8", "replace"), expected):
             return None
         if given:  # whoever just asks has not guessed
-            self._failures[network] = failures + [now]
-            if len(self._failures) > _NETWORKS:
-                del self._failures[next(iter(self._failures))]
+            self._failures.add(address, now)
         return Refusal(401, "a token is needed: open this address with ?token=...")
 
 

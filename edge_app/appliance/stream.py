@@ -12,7 +12,7 @@ from typing import Any, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
-from edge_app.appliance.guard import is_loopback
+from edge_app.appliance.guard import Failures, is_loopback
 from edge_app.config import RtspSettings
 from edge_app.display import Display
 from edge_app.errors import ConfigError, DisplayError
@@ -220,10 +220,12 @@ class _Server:
 
     Attributes:
         source: where pictures go in while somebody watches; ``None`` else.
+        failures: wrong passwords, by network.
     """
 
     def __init__(self, gst: Any, settings: RtspSettings, encoder: str) -> None:
         self.source: Optional[_Source] = None
+        self.failures = Failures()
         self._clients: Set[int] = set()  # changed by several threads, each time in one step
         self.port = settings.port
         self._gst = gst
@@ -250,7 +252,7 @@ class _Server:
         server.set_service(str(settings.port))
         server.get_mount_points().add_factory(PATH, self._factory())
         if settings.password:
-            server.set_auth(_auth(settings))
+            server.set_auth(_auth(settings, self.failures))
         server.connect("client-connected", self._count)
         try:
             listener = server.create_source(None)
@@ -376,11 +378,28 @@ def _load() -> Any:
     return gst
 
 
-def _auth(settings: RtspSettings) -> Any:
-    """Who may watch: the one user, by digest, so that the password itself is never sent."""
+def _auth(settings: RtspSettings, failures: Failures) -> Any:
+    """Who may watch: the one user, by digest, so that the password itself is never sent.
+
+    A network that has sent too many wrong ones is not even asked for a while.
+    """
     from gi.repository import GstRtsp, GstRtspServer
 
-    auth = GstRtspServer.RTSPAuth()
+    class Auth(GstRtspServer.RTSPAuth):
+        """Called on the server's thread, for every request; without a token it is answered 401."""
+
+        def do_authenticate(self, context: Any) -> bool:
+            address, now = context.conn.get_ip() or "", time.monotonic()
+            if failures.are_too_many(address, now):
+                return True
+            done = bool(GstRtspServer.RTSPAuth.do_authenticate(self, context))
+            field = GstRtsp.RTSPHeaderField.AUTHORIZATION
+            is_given = context.request.get_header(field, 0)[0] == GstRtsp.RTSPResult.OK
+            if is_given and context.token is None:
+                failures.add(address, now)
+            return done
+
+    auth = Auth()
     auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
     token = GstRtspServer.RTSPToken()
     token.set_string("media.factory.role", _ROLE)

@@ -1,5 +1,6 @@
 """The RTSP stream, read back by GStreamer's and by FFmpeg's client."""
 
+import hashlib
 import os
 import re
 import socket
@@ -16,11 +17,13 @@ from pictures import FACE, Shower, picture
 from ports import free_port
 
 from edge_app.appliance import stream as module
+from edge_app.appliance.guard import FAILURES
 from edge_app.appliance.stream import RtspDisplay
 from edge_app.camera import open_camera
 from edge_app.config import CameraSettings, RtspSettings
 from edge_app.errors import CameraError, ConfigError, DisplayError
 from edge_app.overlay import BOX_BGR
+
 
 @pytest.fixture(autouse=True)
 def rtsp(gstreamer):
@@ -203,8 +206,8 @@ def test_a_viewer_that_reads_nothing_slows_nobody():
         read(camera, 40)
         return 40 / (time.monotonic() - started)
 
-    # 50 Mbit/s of noise fill its buffers within a second
-    with RtspDisplay(settings(bitrate_kbps=50000)) as display, Shower(display, 0.02, noisy) as shower:
+    fast = settings(bitrate_kbps=50000)  # so much noise fills its buffers within a second
+    with RtspDisplay(fast) as display, Shower(display, 0.02, noisy) as shower:
         with viewer(display.url) as camera:
             before_hz = rate_hz(camera)
             del shower.times_s[:]
@@ -321,6 +324,58 @@ def test_who_has_the_password_may_watch():
             asking.sendall("DESCRIBE rtsp://{} RTSP/1.0\r\nCSeq: 1\r\n\r\n".format(place).encode())
             answer = asking.recv(4096).decode()
     assert "401" in answer and "Digest" in answer and "Basic" not in answer
+
+
+def digest(place, user, password, answer):
+    """The header that answers a challenge (RFC 2617, section 3.2.2, without qop)."""
+
+    def md5(text):
+        return hashlib.md5(text.encode()).hexdigest()
+
+    realm, nonce = [re.search(name + '="([^"]*)"', answer).group(1) for name in ("realm", "nonce")]
+    secret = md5("{}:{}:{}".format(user, realm, password))
+    proof = md5("{}:{}:{}".format(secret, nonce, md5("DESCRIBE:rtsp://" + place)))
+    words = 'Digest username="{}", realm="{}", nonce="{}", uri="rtsp://{}", response="{}"'
+    return "Authorization: " + words.format(user, realm, nonce, place, proof) + "\r\n"
+
+
+def describe(connection, place, header=""):
+    """The server's answer to DESCRIBE; nothing when it has hung up."""
+    request = "DESCRIBE rtsp://{} RTSP/1.0\r\nCSeq: 1\r\n{}\r\n".format(place, header)
+    try:
+        connection.sendall(request.encode())
+        return connection.recv(4096).decode()
+    except OSError:
+        return ""
+
+
+def test_after_some_wrong_passwords_nobody_of_that_network_is_let_in_for_a_while():
+    with RtspDisplay(settings(password="s3cret")) as display, Shower(display):
+        server = display._server
+        place = "127.0.0.1:{}/faces".format(server.port)
+        with socket.create_connection(("127.0.0.1", server.port)) as guesser:
+            for _ in range(FAILURES):
+                challenge = describe(guesser, place)
+                answer = describe(guesser, place, digest(place, "edge-app", "guess", challenge))
+                assert challenge.startswith("RTSP/1.0 401") and answer.startswith("RTSP/1.0 401")
+            right = digest(place, "edge-app", "s3cret", challenge)
+            assert not describe(guesser, place, right).startswith("RTSP/1.0 200")
+        with pytest.raises(CameraError):
+            with viewer("rtsp://edge-app:s3cret@" + place) as camera:
+                read(camera)
+        server.failures.forget()
+        with viewer("rtsp://edge-app:s3cret@" + place) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
+
+
+def test_asking_without_a_password_is_no_guess():
+    with RtspDisplay(settings(password="s3cret")) as display, Shower(display):
+        place = "127.0.0.1:{}/faces".format(display._server.port)
+        with socket.create_connection(("127.0.0.1", display._server.port)) as asking:
+            for _ in range(2 * FAILURES):
+                assert describe(asking, place).startswith("RTSP/1.0 401")
+        with viewer("rtsp://edge-app:s3cret@" + place) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
 
 
 def test_closing_takes_its_time_at_most_and_viewers_see_the_end():
