@@ -447,18 +447,24 @@ def _plain(node: Any, origin: str) -> Any:
 def from_assignment(text: str) -> Given:
     """``section.key=value`` of the command line; the value is read as YAML would.
 
+    But a text is taken as it stands unless it is quoted: ``display.kind=web,rtsp:`` is no section.
+
     Raises:
         ConfigError: it is not of that form.
     """
     path, equals, value = text.partition("=")
+    path, plain = path.strip(), value.strip()
     if not equals or "." not in path:
         raise ConfigError(
             "--set {}: expected section.key=value, for instance --set camera.width_px=640.".format(
                 text[:_LONG]
             )
         )
-    origin = "--set " + path.strip()
+    wants_text = isinstance(dict(flatten(Settings())).get(path), str)
+    if wants_text and plain.isprintable() and not plain.startswith(("'", '"')):
+        return Given(path, plain, "--set")
+    origin = "--set " + path
     node = _parsed(value, origin)
     if node is None:
-        return Given(path.strip(), None if value.strip() else "", "--set")
-    return Given(path.strip(), _plain(node, origin), "--set")
+        return Given(path, None if plain else "", "--set")
+    return Given(path, _plain(node, origin), "--set")

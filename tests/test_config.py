@@ -105,3 +105,27 @@ def test_a_missing_file_is_named(tmp_path):
 def test_an_assignment_that_is_none(text):
     with pytest.raises(ConfigError, match="expected section.key=value"):
         from_assignment(text)
+
+
+@pytest.mark.parametrize(
+    "words, kind",
+    [
+        ("web,rtsp:", "web,rtsp:"),
+        ("rtsp:", "rtsp:"),
+        (" web , file:a b.mp4 ", "web , file:a b.mp4"),
+        ("'rtsp:'", "rtsp:"),
+        ('"a\\tb"', "a\tb"),
+        ("17", "17"),
+        ("true", "true"),
+        ("[x", "[x"),
+        ("@home #1", "@home #1"),
+    ],
+)
+def test_a_text_on_the_command_line_needs_no_quotes(words, kind):
+    assert from_assignment("display.kind=" + words) == Given("display.kind", kind, "--set")
+
+
+def test_a_text_with_signs_that_cannot_be_shown_is_refused():
+    for sign in ("\x07", "\udcff"):
+        with pytest.raises(ConfigError, match="--set display.kind: not valid YAML"):
+            from_assignment("display.kind=web" + sign)

@@ -208,4 +208,4 @@ def test_assignments():
         text = chance.choice(["{}={}", "{} = {}", "{}{}", "{}=={}"]).format(name, value)
         checked(lambda: [config.from_assignment(text)])
     many = ["&x0 [1]"] + ["&x%d [%s]" % (n + 1, ", ".join(["*x%d" % n] * 9)) for n in range(30)]
-    assert not checked(lambda: [config.from_assignment("camera.source=[" + ", ".join(many) + "]")])
+    assert not checked(lambda: [config.from_assignment("camera.width_px=[" + ", ".join(many) + "]")])
