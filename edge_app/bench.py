@@ -98,7 +98,7 @@ def _single(settings: Settings, frames: int, open_detector: Callable[[Settings],
             for step, seconds in zip(("preprocess", "network", "postprocess"), detector.times):
                 meter.add(step, seconds)
             meter.tick("detect", time.monotonic())
-            shown = tracker.update(faces, frame.captured_at)
+            shown = tracker.update(faces, frame.captured_at, frame.size_wh)
             drawing = time.perf_counter()
             figures = meter.figures(time.monotonic(), 0.0, {})
             pixels = overlay.draw(frame.pixels, shown, figures)
@@ -128,7 +128,7 @@ def _pipeline(
             if result is None:
                 continue
             captured_at = result.frame.captured_at
-            faces = tracker.update(result.faces, captured_at)
+            faces = tracker.update(result.faces, captured_at, result.frame.size_wh)
             figures = meter.figures(time.monotonic(), 0.0, pipeline.dropped)
             overlay.draw(result.frame.pixels, faces, figures)
             meter.add("latency", time.monotonic() - captured_at)

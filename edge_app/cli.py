@@ -11,7 +11,7 @@ import time
 from types import FrameType
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from edge_app import config
+from edge_app import __version__, config
 from edge_app.appliance import logs
 from edge_app.arguments import parse
 from edge_app.camera import Camera, is_jetson, open_camera, without_password
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
                         watchers.idle()
                         continue
                     found = result.faces.above(tracker.threshold)
-                    faces = tracker.update(found, result.frame.captured_at)
+                    faces = tracker.update(found, result.frame.captured_at, result.frame.size_wh)
                     picture = _draw(
                         privacy.cover(result), faces, tracker.tracks, pipeline, meter, overlay
                     )
@@ -233,6 +233,7 @@ class _Appliance:
         from edge_app.appliance.metrics import Metrics
         from edge_app.appliance.power import PowerWatch
 
+        status.note("service", "started, edge-app {}".format(__version__))
         self._settings = settings
         self._status = status
         self._notify = notify
@@ -273,6 +274,7 @@ class _Appliance:
     def watchers(self, camera: Camera) -> Any:
         """What is told of every picture and shows none; ``with`` opens them."""
         from edge_app.appliance.events import Events
+        from edge_app.appliance.leftovers import Leftovers
         from edge_app.appliance.recovery import DetectorWatch
         from edge_app.appliance.service import Notifier
         from edge_app.appliance.status import FirstPicture
@@ -283,6 +285,7 @@ class _Appliance:
             ("start", lambda: FirstPicture(status)),
             ("sensors", lambda: self._power),
             ("metrics", lambda: self._metrics),
+            ("leftovers", Leftovers),
         ]
         if self._notify:
             members.append(("service manager", lambda: Notifier(status, self._notify)))

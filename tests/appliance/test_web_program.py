@@ -46,6 +46,8 @@ def test_without_a_camera_the_page_is_there_and_says_so(waiting_program):
         assert status["health"]["state"] == "starting" and time.monotonic() < deadline
         time.sleep(0.05)
     assert "/dev/video99" in status["waiting"]["camera"]
+    first = status["notes"][0]
+    assert first["kind"] == "service" and first["text"].startswith("started, edge-app ")
     assert status["health"]["state"] == "waiting" and status["frame"] is None
     assert get(url + "/")[0] == 200
     code, text = get(url + "/healthz")
