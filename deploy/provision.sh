@@ -85,25 +85,31 @@ install_pycuda() {
   rm -rf "$place"
   mkdir -p "$place"
   tools=$(mktemp -d)
-  # JetPack 4's own pip cannot read today's wheels; a newer one lies in an environment that goes again. What it sees of
-  # the system is numpy, which pycuda is built against and which must not be installed over it.
-  python3 -m venv --system-site-packages "$tools"
-  if python3 -c 'import sys; sys.exit(sys.version_info >= (3, 7))'; then
-    # 2022.1 is the last for Python 3.6; its own build would pin an old numpy and compile that for hours.
-    pip "pip==21.3.1" "setuptools==59.6.0" "wheel==0.37.1"
-    pip --target "$place" --no-deps "pytools==2021.2.9" "mako<1.2" "markupsafe<2.1" appdirs "platformdirs<2.5" \
-      "typing-extensions<4.2" dataclasses
-    pycuda=pycuda==2022.1
-  else
-    pip -U pip "setuptools<81" wheel
-    pip --target "$place" --no-deps "pytools<2025" mako markupsafe platformdirs typing-extensions
-    pycuda="pycuda<2025"
-  fi
-  CUDA_ROOT=$cuda PATH=$cuda/bin:$PATH pip --no-build-isolation --no-deps --target "$place" "$pycuda"
+  built=
+  build_pycuda && built=yes
   rm -rf "$tools"
+  [ -n "$built" ] || { say "pycuda could not be built; what went wrong stands above" && return 1; }
   PYTHONPATH=$place python3 -c 'import pycuda.driver' || { say "pycuda was built and does not load" && return 1; }
   say "$stamp" >"$place/complete"
   changed "built $pycuda against $cuda"
+}
+
+build_pycuda() { # into place, with tools
+  # JetPack 4's own pip cannot read today's wheels; a newer one lies in an environment that goes again. What it sees of
+  # the system is numpy, which pycuda is built against and which must not be installed over it.
+  python3 -m venv --system-site-packages "$tools" || return 1
+  if python3 -c 'import sys; sys.exit(sys.version_info >= (3, 7))'; then
+    # 2022.1 is the last for Python 3.6; its own build would pin an old numpy and compile that for hours.
+    pycuda=pycuda==2022.1
+    pip "pip==21.3.1" "setuptools==59.6.0" "wheel==0.37.1" &&
+      pip --target "$place" --no-deps "pytools==2021.2.9" "mako<1.2" "markupsafe<2.1" appdirs "platformdirs<2.5" \
+        "typing-extensions<4.2" dataclasses || return 1
+  else
+    pycuda="pycuda<2025"
+    pip -U pip "setuptools<81" wheel &&
+      pip --target "$place" --no-deps "pytools<2025" mako markupsafe platformdirs typing-extensions || return 1
+  fi
+  CUDA_ROOT=$cuda PATH=$cuda/bin:$PATH pip --no-build-isolation --no-deps --target "$place" "$pycuda"
 }
 
 pip() { nice -n 5 "$tools/bin/python" -m pip --disable-pip-version-check -q install "$@"; }

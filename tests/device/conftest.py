@@ -9,7 +9,8 @@ import time
 import pytest
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [os.path.dirname(TESTS), os.path.join(TESTS, "deploy")]
+PLACES = [os.path.join(TESTS, name) for name in ("box", "deploy")]
+sys.path[:0] = [os.path.dirname(TESTS)] + PLACES
 
 import sdcard  # noqa: E402
 import trees  # noqa: E402
@@ -19,18 +20,32 @@ from machine import Machine  # noqa: E402
 from deploy import release, targets  # noqa: E402
 
 
+class Figures:
+    """How long things took; all are printed and kept in build/device/figures.txt."""
+
+    def __init__(self):
+        self.lines = []
+
+    def __call__(self, what, seconds):
+        self.lines.append("{:8.1f} s  {}".format(seconds, what))
+        print("\n" + self.lines[-1])
+
+    def timed(self, what, do, *arguments):
+        """What ``do(*arguments)`` returns, and how long that took."""
+        started = time.monotonic()
+        found = do(*arguments)
+        self(what, time.monotonic() - started)
+        return found
+
+
 @pytest.fixture(scope="session")
 def figures():
-    """Function: note how long something took; all are printed and kept in build/device/figures.txt."""
-    lines = []
-
-    def note(what, seconds):
-        lines.append("{:8.1f} s  {}".format(seconds, what))
-        print("\n" + lines[-1])
-
-    yield note
-    if lines:
-        (trees.WORK / "figures.txt").write_text("\n".join(lines) + "\n")
+    """Function: note how long something took."""
+    figures = Figures()
+    yield figures
+    if figures.lines:
+        trees.WORK.mkdir(parents=True, exist_ok=True)
+        (trees.WORK / "figures.txt").write_text("\n".join(figures.lines) + "\n")
 
 
 @pytest.fixture(scope="session")
