@@ -77,10 +77,10 @@ def test_the_program_left_alone(tmp_path):
 def report(looks, summary):
     """Print the figures, and hold them to what is promised.
 
-    The slope of memory leaves out the first fifth, 12 minutes of an hour, in which the interpreter fills
-    its lists of free tuples (CPython keeps up to 2000 of each size, a few of them come with each frame:
-    about 0.4 MB) and malloc meets the largest picture. What the program itself remembers of a run
-    (``Meter``, ``Pool``) takes its memory with the first frame.
+    The slope of memory leaves out the first fifth, 12 minutes of an hour. In them Python's garbage and
+    its lists of free tuples (a few more with each frame, up to 2000 of each size) reach what they come to
+    between two clearings (``Leftovers``, every 5 minutes), and malloc meets the largest picture. What
+    the program remembers of a run (``Meter``, ``Pool``) takes its memory with the first frame.
     """
     seconds, memory_mb, age_ms = looks.T
     steady = seconds >= seconds[-1] * 0.2
