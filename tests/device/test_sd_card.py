@@ -46,7 +46,7 @@ def test_the_next_boot_goes_on_to_a_running_service(device, figures):
     figures("power on to login, second boot", device.boot_s)
     started = time.monotonic()
     done = "! test -e /opt/edge-app/first-boot && ! systemctl is-active -q edge-app-first-boot && "
-    device.wait_for(done + "systemctl is-active -q edge-app", FIRST_BOOT_S)
+    device.wait_for(done + "systemctl is-active -q edge-app", FIRST_BOOT_S, 20.0)
     figures(
         "login to the first boot being done: service ready and watched", time.monotonic() - started
     )
