@@ -4,15 +4,11 @@ The model is run as a device runs it, by ``edge_app.detector`` on the ONNX file.
 is that of WIDER FACE (easy, medium, hard; ``training.protocol``); beside it stands what a product
 needs to know: precision and recall at the score where faces are shown, how true the scores are, how
 tight the boxes, how small a face may be.
-
-``--calibrate`` works on the validation part that ``training.train`` split off instead, and prints
-the two numbers that ``training.export`` folds into the heads.
 """
 
 import argparse
 import json
 import os
-import re
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
@@ -29,7 +25,6 @@ from training.protocol import Found, Truth
 DIFFICULTIES = ("easy", "medium", "hard")
 SHOWN = 0.95  # the score at which the product shows a face
 SCORE_FLOOR = 0.001  # detections under it are not counted; calibrated scores fall off steeply
-SMALLEST_PX = 6.0  # of a face at the network's input, in calibration: smaller ones teach nothing
 HEIGHT_PX = 40.0  # faces at least this tall, for the recall at 0.1 false boxes an image
 SIZE_STEPS_PX = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # classes of face height in the picture
 
@@ -169,23 +164,6 @@ def reliability(judgement: Judgement, bins: int = 10) -> List[Tuple[float, float
     return rows
 
 
-def fit_platt(judgement: Judgement, steps: int = 50) -> Tuple[float, float]:
-    """Factor and shift of the logit that make scores probabilities (Platt 1999), by Newton."""
-    scores = np.clip(judgement.scores, 1e-6, 1 - 1e-6)
-    design = np.stack([np.log(scores / (1 - scores)), np.ones_like(scores)], axis=1)
-    weights = np.array([1.0, 0.0])
-    for _ in range(steps):
-        probability = 1 / (1 + np.exp(-design @ weights))
-        gradient = design.T @ (probability - judgement.right)
-        curvature = probability * (1 - probability)
-        hessian = (design * curvature[:, None]).T @ design + 1e-6 * np.eye(2)
-        move = np.linalg.solve(hessian, gradient)
-        weights = weights - move
-        if np.abs(move).max() < 1e-9:
-            break
-    return float(weights[0]), float(weights[1])
-
-
 def wider_report(detector: OnnxDetector, root: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """Figures on the test set, and the curves they come from."""
     samples, skipped = data.wider_split(root, "val")
@@ -214,52 +192,6 @@ def near_report(detector: OnnxDetector, folder: str, list_name: str) -> Dict[str
     figures["at_0.95"] = rounded(at_score(judge_all(found, truths), SHOWN))
     figures["images"] = len(samples)
     return figures
-
-
-def best(judgement: Judgement) -> Judgement:
-    """The best detections, twice as many as there are faces: those whose scores matter."""
-    kept = np.argsort(-judgement.scores, kind="mergesort")[: 2 * judgement.faces]
-    return judgement._replace(
-        scores=judgement.scores[kept], right=judgement.right[kept], overlap=judgement.overlap[kept]
-    )
-
-
-def lowest_score(judgement: Judgement, precision: float) -> float:
-    """The lowest score at and above which precision is at least so high; 1 if there is none."""
-    order = np.argsort(-judgement.scores, kind="mergesort")
-    reached = np.cumsum(judgement.right[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(reached >= precision)
-    return float(judgement.scores[order[good[-1]]]) if len(good) else 1.0
-
-
-def calibrate(
-    detector: OnnxDetector, samples: Sequence[data.Sample], precision: float
-) -> Tuple[float, float]:
-    """Factor and shift of the logit, from pictures that were not trained on.
-
-    The factor is Platt's. The shift is the mean of two: Platt's, and the one that puts 0.95, where
-    the product shows a face, at the lowest score that keeps the wanted precision. The latter hangs
-    on a handful of wrong boxes; the mean has less chance in it. Faces too small for the network do
-    not count.
-    """
-    truths = []
-    for sample, truth in zip(samples, plain_truths(samples)):
-        height, width = cv2.imread(sample.path).shape[:2]
-        scale = np.sqrt(np.prod(detector.card.input.size_wh) / (width * height))
-        side = np.sqrt(np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1))
-        truths.append(Truth(truth.boxes, truth.counts & (side * scale >= SMALLEST_PX)))
-    judgement = judge_all(detect(detector, samples, "validation part"), truths)
-    factor, platt_shift = fit_platt(best(judgement))
-    shown = np.clip(lowest_score(judgement, precision), 1e-6, 1 - 1e-6)
-    wanted_shift = float(np.log(SHOWN / (1 - SHOWN)) - factor * np.log(shown / (1 - shown)))
-    shift = (platt_shift + wanted_shift) / 2
-    print("{} pictures, {} faces".format(len(samples), judgement.faces))
-    for name, one in (("Platt", platt_shift), ("wanted", wanted_shift), ("chosen", shift)):
-        scores = np.clip(judgement.scores, 1e-9, 1 - 1e-9)
-        odds = factor * np.log(scores / (1 - scores)) + one
-        after = judgement._replace(scores=1 / (1 + np.exp(-odds)))
-        print("{} shift {:.3f}, at 0.95: {}".format(name, one, rounded(at_score(after, SHOWN))))
-    return factor, shift
 
 
 def plot(curves: Dict[str, Any], folder: str, name: str) -> None:
@@ -307,18 +239,10 @@ def lines(tree: Dict[str, Any], path: str = "") -> Iterator[str]:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
-    """Evaluate or calibrate one model."""
+    """Evaluate one model."""
     parser = argparse.ArgumentParser(prog="training.evaluate", description=__doc__)
     parser.add_argument("onnx", help="the model; its card lies beside it")
     parser.add_argument("--data", required=True, help="folder with wider/ and near/")
-    parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--precision", type=float, default=0.985, help="wanted at 0.95, to calibrate")
-    parser.add_argument(
-        "--events",
-        default=r"\d{1,2}--",
-        help="pattern of the events to calibrate on; default WIDER's own, 0 to 61",
-    )
-    parser.add_argument("--validation", type=float, default=0.05, help="as given to training.train")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--save", action="store_true", help="write the figures into the card")
     parser.add_argument("--plots", help="folder for the plot")
@@ -328,13 +252,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         model=options.onnx, threads=options.threads, max_candidates=2000, max_faces=1000
     )
     with OnnxDetector(settings) as detector:
-        if options.calibrate:
-            samples, _ = data.wider_split(wider, "train")
-            _, samples = data.split_validation(samples, options.validation)
-            samples = [s for s in samples if re.match(options.events, s.name)]
-            factor, shift = calibrate(detector, samples, options.precision)
-            print("--factor {:.4f} --shift {:.4f}".format(factor, shift))
-            return
         figures, curves = wider_report(detector, wider)
         if os.path.isdir(near):
             figures["near"] = near_report(detector, near, "near_bbx_gt.txt")

@@ -40,7 +40,7 @@ class Calibration(NamedTuple):
     """Platt scaling of a face's logit: ``factor * logit + shift`` (Platt 1999; Guo et al. 2017)."""
 
     factor: float = 1.0
-    shift: float = 0.0
+    shift: Tuple[float, ...] = (0.0,)  # of each feature map, or one for all
 
 
 class Deployed(nn.Module):
@@ -72,12 +72,23 @@ def fold_calibration(network: model.SSD, calibration: Calibration) -> None:
     """Make the softmax of the heads give calibrated scores, in place.
 
     Only the difference of the two logits counts, so each takes half of the shift.
+
+    Raises:
+        ConfigError: there are as many shifts neither as maps nor one.
     """
-    for head in network.heads:
+    shifts = calibration.shift
+    if len(shifts) not in (1, len(network.heads)):
+        raise ConfigError(
+            "--shift: {} numbers; {} has {} feature maps, so give one for all or that many.".format(
+                len(shifts), network.name, len(network.heads)
+            )
+        )
+    for number, head in enumerate(network.heads):
+        shift = shifts[number % len(shifts)]
         last = [part for part in head.logits.modules() if isinstance(part, nn.Conv2d)][-1]
         last.weight.mul_(calibration.factor)
         last.bias.mul_(calibration.factor)
-        last.bias.view(-1, 2).add_(torch.tensor([-0.5, 0.5]) * calibration.shift)
+        last.bias.view(-1, 2).add_(torch.tensor([-0.5, 0.5]) * shift)
 
 
 def deployed(network: model.SSD, calibration: Calibration = Calibration()) -> Deployed:
@@ -242,8 +253,10 @@ def main(arguments: Sequence[str] = ()) -> None:
     )
     parser.add_argument("--out", default="engines", help="folder")
     parser.add_argument("--name", help="of the files; default the model's")
-    parser.add_argument("--factor", type=float, default=1.0, help="calibration (training.evaluate)")
-    parser.add_argument("--shift", type=float, default=0.0, help="calibration")
+    parser.add_argument("--factor", type=float, default=1.0, help="of training.calibration")
+    parser.add_argument(
+        "--shift", type=float, nargs="+", default=[0.0], help="of training.calibration"
+    )
     parser.add_argument("--save-weights", help="write the weights to this .npz as well")
     parser.add_argument(
         "--mix", nargs=2, metavar=("WEIGHTS", "SHARE"),
@@ -267,7 +280,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         about.update(steps=state["step"], batch=state["options"]["batch"], recipe=state["recipe"])
     export(
         network, tuple(options.size or network.input_wh), options.out,
-        options.name or options.model, about, Calibration(options.factor, options.shift),
+        options.name or options.model, about, Calibration(options.factor, tuple(options.shift)),
     )  # fmt: skip
 
 

@@ -64,8 +64,8 @@ finish() { # RUN MODEL SIZE NAME: calibrated, exported, evaluated
     [ ! -f "$out/result/$4.txt" ] || return 0
     [ "$(left)" -gt 120 ] || pause
     "$python" -m training.export "$2" --weights "$out/$1/final.pt" --size "$3" --out "$out/raw" --name "$4"
-    fit=$("$python" -m training.evaluate "$out/raw/$4.onnx" --data "$data" --calibrate | tail -n 1)
-    # shellcheck disable=SC2086  # "--factor A --shift B"
+    fit=$("$python" -m training.calibration "$out/raw/$4.onnx" --data "$data" | tail -n 1)
+    # shellcheck disable=SC2086  # "--factor A --shift B..."
     "$python" -m training.export "$2" --weights "$out/$1/final.pt" --size "$3" --out "$out/result" --name "$4" $fit
     "$python" -m training.evaluate "$out/result/$4.onnx" --data "$data" --save --plots "$out/result" \
         > "$out/result/$4.new"

@@ -56,9 +56,24 @@ def test_calibration_is_a_factor_and_a_shift_of_the_logit():
     pictures = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
         logits = network().eval()(pictures)[1]
-        scores = export.deployed(network(), export.Calibration(2.0, -0.5))(pictures)[1]
+        scores = export.deployed(network(), export.Calibration(2.0, (-0.5,)))(pictures)[1]
     expected = torch.sigmoid(2.0 * (logits[..., 1] - logits[..., 0]) - 0.5)
     torch.testing.assert_close(scores[..., 1], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_each_feature_map_has_its_own_shift():
+    pictures = torch.randn(1, 3, 128, 128)
+    shifts = tuple(0.1 * number for number in range(len(network().heads)))
+    with torch.no_grad():
+        logits = network().eval()(pictures)[1]
+        scores = export.deployed(network(), export.Calibration(1.0, shifts))(pictures)[1]
+    sizes = [layer.grid_wh[0] * layer.grid_wh[1] * len(layer.sizes_px)
+             for layer in network().layers((128, 128))]  # fmt: skip
+    each = torch.tensor(shifts).repeat_interleave(torch.tensor(sizes))
+    expected = torch.sigmoid(logits[0, :, 1] - logits[0, :, 0] + each)
+    torch.testing.assert_close(scores[0, :, 1], expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="--shift: 3 numbers"):
+        export.deployed(network(), export.Calibration(1.0, (0.0, 0.0, 0.0)))
 
 
 def test_a_file_that_differs_is_refused(tmp_path):

@@ -1,0 +1,62 @@
+"""Scores that were made untrue are made true again."""
+
+import made_faces
+import numpy as np
+import pytest
+
+from training import calibration, data, export, model
+from training.calibration import Answers
+from training.evaluate import SHOWN
+
+
+def distorted(count, factor, shift, seed=0):
+    """Logits of which ``factor`` and ``shift`` are the cure, and what was right."""
+    rng = np.random.default_rng(seed)
+    true = rng.uniform(0.01, 0.99, count)
+    return (calibration.logit(true) - shift) / factor, rng.random(count) < true
+
+
+def test_platt_finds_the_distortion_of_the_scores():
+    logits, right = distorted(20000, 2.5, 0.7)
+    factor, shift = calibration.fit_platt(logits, right)
+    assert factor == pytest.approx(2.5, abs=0.15) and shift == pytest.approx(0.7, abs=0.1)
+    assert calibration.fit_shift(factor * logits, right) == pytest.approx(shift, abs=1e-3)
+
+
+def answers(maps, right, logits=None):
+    maps, right = np.asarray(maps), np.asarray(right, bool)
+    logits = np.zeros(len(maps)) if logits is None else np.asarray(logits, float)
+    return Answers(logits, right, maps, int(right.sum()))
+
+
+def test_coarse_maps_share_a_shift_until_there_is_enough():
+    many = calibration.ENOUGH
+    maps = np.repeat([0, 1, 2, 3], [2 * many, many, many - 1, 1])
+    made = answers(maps, np.ones(len(maps)))
+    assert calibration.groups(made, 5) == [[0], [1], [2, 3, 4]]
+    assert calibration.groups(made.of(made.maps > 2), 5) == [[0, 1, 2, 3, 4]]
+
+
+def test_the_lowest_score_that_keeps_a_precision():
+    made = answers([0] * 5, [1, 1, 0, 1, 0], [5, 4, 3, 2, 1])
+    assert calibration.lowest_logit(made, 0.75) == 2
+    assert calibration.lowest_logit(made, 0.9) == 4
+    assert calibration.lowest_logit(answers([0], [0]), 0.9) == np.inf
+
+
+def test_a_map_that_is_too_sure_is_made_less_sure():
+    """Two maps of the same truth, one of which adds 2 to its logits."""
+    logits, right = distorted(40000, 1.0, 0.0)
+    maps = np.arange(len(logits)) % 2
+    made = answers(maps, right, logits + 2 * maps)
+    factor, shifts = calibration.calibrate(made, 2, precision=SHOWN)
+    assert shifts[1] == pytest.approx(shifts[0] - 2 * factor, abs=0.3)
+
+
+def test_every_picture_is_looked_at_twice(tmp_path):
+    made_faces.write_wider(tmp_path / "wider", 3, size_wh=(96, 96), faces=2, sizes_px=(16, 40))
+    path = export.export(model.blazeface(), (128, 128), str(tmp_path), "one", {})
+    samples, _ = data.wider_split(str(tmp_path / "wider"), "train")
+    found = calibration.answer(path, samples, threads=1)
+    assert found.faces == 2 * sum(len(one.faces) for one in samples)
+    assert set(found.maps) <= {0, 1} and len(found.logits) == len(found.right) == len(found.maps)

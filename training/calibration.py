@@ -1,0 +1,199 @@
+"""What makes 0.95 mean 0.95: ``python3 -m training.calibration raw/ssd_mobilenet_v2.onnx --data DIR``.
+
+Works on the validation part that ``training.train`` split off, and prints what ``training.export``
+folds into the heads: one factor of the logit (Platt 1999), and a shift for each feature map.
+
+A shift for each map, because small faces are harder to tell from noise than large ones, and more so
+in a camera's frame, which is reduced roughly. So each picture is looked at twice, reduced with care
+as the device does it and by the nearest pixel.
+"""
+
+import argparse
+import os
+import re
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from edge_app import boxes, card
+from edge_app.config import DetectorSettings
+from edge_app.detector import Stretch
+from training import data, protocol
+from training.evaluate import SCORE_FLOOR, SHOWN, Judgement, at_score, plain_truths, rounded
+from training.protocol import Found, Truth
+
+SMALLEST_PX = 6.0  # of a face at the network's input: smaller ones teach nothing
+ENOUGH = 200  # right detections for a shift of their own
+
+
+class Answers(NamedTuple):
+    """Detections that are right or wrong, with the feature map each came from."""
+
+    logits: np.ndarray  # (D,) of the score
+    right: np.ndarray  # (D,) bool
+    maps: np.ndarray  # (D,) int64, 0 is the finest
+    faces: int  # that count
+
+    def of(self, chosen: np.ndarray) -> "Answers":
+        """Those of a (D,) mask."""
+        return self._replace(
+            logits=self.logits[chosen], right=self.right[chosen], maps=self.maps[chosen]
+        )
+
+
+def logit(score: np.ndarray) -> np.ndarray:
+    """Of a score, which is kept a millionth away from 0 and 1."""
+    score = np.clip(score, 1e-6, 1 - 1e-6)
+    return np.log(score / (1 - score))
+
+
+def answer(path: str, samples: Sequence[data.Sample], threads: int) -> Answers:
+    """What an ONNX file finds in the pictures, each reduced twice."""
+    import onnxruntime
+
+    model = card.load_card(card.card_path(path))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    stretch, defaults = Stretch(model.input), model.default_boxes()
+    sizes = [layer.grid_wh[0] * layer.grid_wh[1] * len(layer.sizes_px) for layer in model.layers]
+    map_of = np.arange(len(sizes)).repeat(sizes)
+    logits, right, maps, faces = [], [], [], 0
+    for sample, truth in zip(tqdm(samples, unit="image"), plain_truths(samples)):
+        pixels = data.read(sample.path)
+        size_wh = (pixels.shape[1], pixels.shape[0])
+        truth = large_enough(truth, np.sqrt(np.prod(model.input.size_wh) / np.prod(size_wh)))
+        rough = cv2.resize(pixels, model.input.size_wh, interpolation=cv2.INTER_NEAREST)
+        for view in (pixels, rough):
+            offsets, scores = session.run(list(model.outputs), {model.input.name: stretch(view)})
+            chosen = boxes.select(
+                offsets[0], scores[0, :, 1], defaults, model.variances, SCORE_FLOOR, 0.45, 2000, 1000
+            )
+            found = Found(
+                boxes.to_pixels(chosen.boxes, size_wh).astype(np.float64),
+                chosen.scores.astype(np.float64),
+            )
+            judged = protocol.judge(found, truth)
+            kept = judged.proposed
+            logits.append(logit(found.scores[kept]))
+            right.append((np.diff(np.concatenate([[0], judged.recalled])) > 0)[kept])
+            maps.append(map_of[chosen.indices][kept])
+            faces += int(truth.counts.sum())
+    return Answers(*(np.concatenate(part) for part in (logits, right, maps)), faces)
+
+
+def large_enough(truth: Truth, scale: float) -> Truth:
+    """The same boxes; those too small for the network at this scale do not count."""
+    side = np.sqrt(np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1))
+    return truth._replace(counts=truth.counts & (side * scale >= SMALLEST_PX))
+
+
+def best(answers: Answers) -> Answers:
+    """Twice as many as are right, those of the highest scores: whose scores matter."""
+    order = np.argsort(-answers.logits, kind="mergesort")
+    return answers.of(order[: 2 * int(answers.right.sum())])
+
+
+def fit_platt(logits: np.ndarray, right: np.ndarray, steps: int = 50) -> Tuple[float, float]:
+    """Factor and shift of the logit that make scores probabilities (Platt 1999), by Newton."""
+    design = np.stack([logits, np.ones_like(logits)], axis=1)
+    weights = np.array([1.0, 0.0])
+    for _ in range(steps):
+        probability = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (probability - right)
+        curvature = probability * (1 - probability)
+        hessian = (design * curvature[:, None]).T @ design + 1e-6 * np.eye(2)
+        move = np.linalg.solve(hessian, gradient)
+        weights = weights - move
+        if np.abs(move).max() < 1e-9:
+            break
+    return float(weights[0]), float(weights[1])
+
+
+def fit_shift(logits: np.ndarray, right: np.ndarray, steps: int = 50) -> float:
+    """The shift alone, by Newton; ``logits`` have been multiplied by the factor."""
+    shift = 0.0
+    for _ in range(steps):
+        probability = 1 / (1 + np.exp(-(logits + shift)))
+        curvature = (probability * (1 - probability)).sum() + 1e-6
+        move = float(np.clip((probability - right).sum() / curvature, -1, 1))
+        shift -= move
+        if abs(move) < 1e-9:
+            break
+    return shift
+
+
+def lowest_logit(answers: Answers, precision: float) -> float:
+    """The lowest logit at and above which precision is at least so high; infinity if none is."""
+    order = np.argsort(-answers.logits, kind="mergesort")
+    reached = np.cumsum(answers.right[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(reached >= precision)
+    return float(answers.logits[order[good[-1]]]) if len(good) else np.inf
+
+
+def groups(answers: Answers, count: int) -> List[List[int]]:
+    """Maps that share a shift, finest first: from the coarsest on, until there is enough."""
+    parts: List[List[int]] = [[]]
+    for number in reversed(range(count)):
+        if answers.right[np.isin(answers.maps, parts[0])].sum() >= ENOUGH:
+            parts.insert(0, [])
+        parts[0].insert(0, number)
+    return parts
+
+
+def calibrate(answers: Answers, count: int, precision: float) -> Tuple[float, List[float]]:
+    """The factor, and the shift of each of ``count`` maps.
+
+    The factor is Platt's over all. A shift is the mean of two: Platt's, and the one that puts 0.95,
+    where the product shows a face, at the lowest score that keeps the wanted precision. The latter
+    hangs on a handful of wrong boxes; the mean has less chance in it.
+    """
+    some = best(answers)
+    factor = fit_platt(some.logits, some.right)[0]
+    shifts = [0.0] * count
+    for part in groups(answers, count):
+        own = answers.of(np.isin(answers.maps, part))
+        some = best(own)
+        platt = fit_shift(factor * some.logits, some.right)
+        wanted = float(logit(np.asarray(SHOWN))) - factor * lowest_logit(own, precision)
+        shift = (platt + wanted) / 2 if np.isfinite(wanted) else platt
+        for number in part:
+            shifts[number] = shift
+        print("maps {}: {} right, shift {:.3f}: Platt's {:.3f}, wanted {:.3f}".format(
+            part, int(own.right.sum()), shift, platt, wanted))  # fmt: skip
+    return factor, shifts
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    """Print the options for ``training.export``."""
+    parser = argparse.ArgumentParser(prog="training.calibration", description=__doc__)
+    parser.add_argument("onnx", help="the model, exported without calibration")
+    parser.add_argument("--data", required=True, help="folder with wider/")
+    parser.add_argument("--precision", type=float, default=0.99, help="wanted at 0.95")
+    parser.add_argument(
+        "--events", default=r"\d{1,2}--",
+        help="pattern of the events to calibrate on; default WIDER's own, 0 to 61",
+    )  # fmt: skip
+    parser.add_argument("--validation", type=float, default=0.05, help="as given to training.train")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    samples, _ = data.wider_split(os.path.join(options.data, "wider"), "train")
+    _, samples = data.split_validation(samples, options.validation)
+    samples = [one for one in samples if re.match(options.events, one.name)]
+    answers = answer(options.onnx, samples, options.threads)
+    count = len(card.load_card(card.card_path(options.onnx)).layers)
+    factor, shifts = calibrate(answers, count, options.precision)
+    after = Judgement(
+        1 / (1 + np.exp(-(factor * answers.logits + np.asarray(shifts)[answers.maps]))),
+        answers.right, np.zeros(len(answers.right)), answers.faces, 2 * len(samples),
+    )  # fmt: skip
+    shown = rounded(at_score(after, SHOWN))
+    print("{} pictures, twice; at 0.95: precision {precision}, recall {recall}".format(
+        len(samples), **shown))  # fmt: skip
+    print("--factor {:.4f} --shift {}".format(factor, " ".join("%.4f" % one for one in shifts)))
+
+
+if __name__ == "__main__":
+    main()
