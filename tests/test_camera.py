@@ -24,7 +24,7 @@ def settings(source, **others):
     return SMALL._replace(source=str(source), **others)
 
 
-def read_all(camera, limit_s=20.0):
+def read_all(camera, limit_s=60.0):
     """Every frame of a source that ends."""
     frames = []
     deadline = time.monotonic() + limit_s
@@ -293,7 +293,7 @@ def test_live_scene_keeps_pace_and_drops_for_a_slow_reader():
     assert all(b > a for a, b in zip(numbers, numbers[1:]))
     assert numbers[-1] + 1 - len(numbers) <= camera.dropped  # those after the last count too
     assert camera.dropped > len(numbers)
-    assert min(ages) >= 0 and np.median(ages[-5:]) < np.median(ages[:5]) + 0.1
+    assert min(ages) >= 0 and np.median(ages[-5:]) < np.median(ages[:5]) + 0.3
 
 
 def test_live_scene_waits_no_longer_than_asked():

@@ -74,7 +74,7 @@ def running(screen):
         yield url
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def status(url):

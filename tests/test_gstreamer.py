@@ -23,7 +23,7 @@ def settings(source, **others):
     return SMALL._replace(source=source, **others)
 
 
-def collect(camera, count, limit_s=10.0):
+def collect(camera, count, limit_s=60.0):
     """``count`` frames of an open camera."""
     frames = []
     deadline = time.monotonic() + limit_s
@@ -35,7 +35,7 @@ def collect(camera, count, limit_s=10.0):
     return frames
 
 
-def read_until_error(camera, limit_s=10.0):
+def read_until_error(camera, limit_s=60.0):
     """The frames an open camera gives before it fails, and the error."""
     frames = []
     deadline = time.monotonic() + limit_s
@@ -158,7 +158,7 @@ def test_read_returns_none_in_time_while_nothing_comes(nvstub, monkeypatch):
     with open_camera(settings("csi://0")) as camera:
         started = time.monotonic()
         assert camera.read(0.1) is None
-        assert 0.09 < time.monotonic() - started < 5
+        assert 0.09 < time.monotonic() - started < 15
 
 
 STUCK = """
@@ -175,7 +175,7 @@ try:
 except CameraError as error:
     took = time.monotonic() - stopping
     camera.close()
-    print(camera.stuck, took < 5, error)
+    print(camera.stuck, took < 15, error)
 sys.stdout.flush()
 os._exit(0)
 """
@@ -189,7 +189,7 @@ def test_stuck_streaming_thread_does_not_hold_close(nvstub, monkeypatch):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
-        timeout=30,
+        timeout=120,
     )
     assert done.stdout.startswith("True True csi://0: no frame for 0.3 s"), done.stderr
 
@@ -206,7 +206,7 @@ def test_slow_consumer_gets_fresh_frames_and_drops_are_counted(nvstub):
         dropped = camera.dropped
     assert numbers[-1] - numbers[0] > 3 * len(numbers)
     assert dropped == numbers[-1] + 1 - len(numbers)
-    assert np.median(ages[6:]) < np.median(ages[:6]) + 0.1
+    assert np.median(ages[6:]) < np.median(ages[:6]) + 0.3
 
 
 def test_frames_lost_by_the_camera_itself_do_not_disturb(nvstub, monkeypatch):

@@ -92,22 +92,18 @@ def test_a_live_source_drops_and_counts_instead_of_growing_old():
         dropped = pipeline.dropped
     assert seen == sorted(set(seen)) and seen[-1] == 99
     assert len(seen) + dropped["detector"] + dropped["display"] == 100
-    assert dropped["detector"] > 50
+    assert dropped["detector"] > 10
 
 
 def test_frame_age_does_not_grow_with_a_slow_consumer():
-    camera = CountingCamera(150, live=True, pace_s=0.004)
-    ages = []
+    camera = CountingCamera(10 ** 6, live=True, pace_s=0.004)
+    behind = []  # frames that the camera has given since
     with Pipeline(camera, CountingDetector(), 0.5, Meter()) as pipeline:
-        try:
-            while True:
-                result = pipeline.next(0.5)
-                ages.append(time.monotonic() - result.frame.captured_at)
-                time.sleep(0.03)
-        except EndOfStream:
-            pass
-    assert len(ages) >= 10
-    assert np.median(ages[-5:]) <= np.median(ages[:5]) + 0.03
+        while len(behind) < 20:
+            result = pipeline.next(60)
+            behind.append(camera.number - result.frame.number)
+            time.sleep(0.03)
+    assert np.median(behind[-5:]) < max(camera.number / 4, 10)  # in a queue nearly as many
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -20,8 +20,8 @@ def test_a_lossless_slot_loses_nothing():
     slot = LatestSlot(lossless=True)
     sender = threading.Thread(target=lambda: [slot.put(number) for number in range(50)])
     sender.start()
-    assert [slot.take(5) for _ in range(50)] == list(range(50))
-    sender.join(5)
+    assert [slot.take(60) for _ in range(50)] == list(range(50))
+    sender.join(60)
     assert slot.dropped == 0
 
 
@@ -54,7 +54,7 @@ def test_closing_wakes_whoever_waits(wait):
     thread.start()
     slot.close()
     assert ended.wait(5)
-    thread.join(5)
+    thread.join(60)
 
 
 def test_what_was_under_way_when_it_was_closed_is_counted():

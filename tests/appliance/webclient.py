@@ -23,7 +23,7 @@ def open_web(status=None, metrics=None, **settings):
 def get(url, **headers):
     try:
         with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=10
+            urllib.request.Request(url, headers=headers), timeout=60
         ) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
@@ -38,7 +38,7 @@ def open_stream(display, buffer_bytes=None):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
     port = int(display.url.rsplit(":", 1)[1])
     connection.connect(("127.0.0.1", port))
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
     return connection
 

@@ -232,7 +232,7 @@ def test_systemd_is_told_that_it_takes_longer(tmp_path, monkeypatch, abstract):
     convert.tell_systemd("nobody listens", 30.0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + address[1:] if abstract else address)
-        systemd.settimeout(5)
+        systemd.settimeout(60)
         convert.tell_systemd("building", 30.0)
         assert systemd.recv(500) == b"STATUS=building\nEXTEND_TIMEOUT_USEC=30000000"
 
@@ -283,7 +283,7 @@ def test_a_build_does_not_outlive_a_program_that_is_killed(tensorrt, model, monk
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(child)
