@@ -54,43 +54,28 @@ def box(python36):
         yield box
 
 
-def test_the_service_runs_on_python_3_6(box, tmp_path):
-    release = build_or_skip("cp36-x86_64", tmp_path, "1.0.0")
-    laptop = Laptop([box], tmp_path, target="cp36-x86_64")
-    status, output = laptop.deploy(release, box)
-    assert status == 0 and result(output, box) == "deployed", output
-    assert current(box) == "1.0.0" and sees_faces(box)
-    version = box.run("readlink -f /proc/$(systemctl show --value -p MainPID edge-app)/exe")
-    assert version.stdout.strip() == "/opt/python3.6/bin/python3.6"
-    imports = "cd / && /opt/edge-app/current/venv/bin/python -c 'import {}'"
-    box.run(imports.format("aiohttp, paho.mqtt.client, prometheus_client, numpy, yaml, idna_ssl"))
+@pytest.fixture(scope="module")
+def deployed(box, tmp_path_factory):
+    """(exit status, what was said) of the deploy of a release to the box."""
+    folder = tmp_path_factory.mktemp("deployed")
+    release = build_or_skip("cp36-x86_64", folder, "1.0.0")
+    return Laptop([box], folder, target="cp36-x86_64").deploy(release, box)
 
 
-def test_a_user_needs_root_without_a_password_and_is_told_how_to_get_it(box, tmp_path):
+@pytest.fixture
+def somebody(box):
+    """A user of the box who may log in and nothing else."""
     box.run(
         "useradd -m -s /bin/sh somebody && install -d -o somebody ~somebody/.ssh && "
         "install -o somebody -m 600 ~root/.ssh/authorized_keys ~somebody/.ssh/"
     )
-    laptop = Laptop([box], tmp_path, user="somebody")
-    status, output = laptop.do("status", box.name)
-    assert status == 1 and result(output, box) == "refused" and "NOPASSWD" in output, output
-    box.run("echo 'somebody ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/deploy")
-    status, output = laptop.do("status", box.name)
-    assert status == 0 and result(output, box) == "answered", output
-    assert not box.run("find /var/tmp -name 'edge-app.*'").stdout, "something was left behind"
+    yield "somebody"
+    box.run("rm -f /etc/sudoers.d/deploy; userdel -rf somebody", check=False)
 
 
-def test_provisioning_twice_changes_nothing_the_second_time(box, tmp_path):
-    laptop = Laptop([box], tmp_path)
-    status, output = laptop.do("provision", box.name)
-    assert status == 0 and result(output, box) == "provisioned", output
-    assert "200M" in box.run("cat /etc/systemd/journald.conf.d/edge-app.conf").stdout
-    status, output = laptop.do("provision", box.name)
-    assert status == 0 and result(output, box) == "unchanged", output
-
-
-def test_provisioning_a_nano_sets_its_power_clocks_and_pycuda(box):
-    """What NVIDIA brings is stood in for: its two tools note how they were called."""
+@pytest.fixture
+def nano(box):
+    """The box with what NVIDIA brings stood in for: its two tools note how they were called."""
     tool = "#!/bin/sh\necho {0} $* >>/var/tmp/called\n[ $1 = -q ] && echo {1}\ntrue\n"
     box.write(
         "/usr/local/sbin/nvpmodel", tool.format("nvpmodel", "$(cat /var/tmp/mode || echo 1)"), "755"
@@ -105,22 +90,65 @@ def test_provisioning_a_nano_sets_its_power_clocks_and_pycuda(box):
     # Built before: there is no CUDA to build against.
     box.write("/opt/edge-app/pycuda/complete", stamp)
     box.copy(ROOT / "deploy" / "provision.sh", "/var/tmp/provision.sh")
-    said = box.run("SWAP_MB=0 sh /var/tmp/provision.sh").stdout
+    yield box
+    box.run(
+        "systemctl disable -q --now edge-app-clocks; "
+        "rm -rf /etc/systemd/system/edge-app-clocks.service /etc/nv_tegra_release /usr/local/cuda "
+        "/usr/local/sbin/nvpmodel /usr/local/sbin/jetson_clocks /opt/edge-app/pycuda "
+        "/var/tmp/called /var/tmp/mode /var/tmp/provision.sh",
+        check=False,
+    )
+
+
+def test_the_service_runs_on_python_3_6(box, deployed):
+    status, output = deployed
+    assert status == 0 and result(output, box) == "deployed", output
+    assert current(box) == "1.0.0" and sees_faces(box)
+    version = box.run("readlink -f /proc/$(systemctl show --value -p MainPID edge-app)/exe")
+    assert version.stdout.strip() == "/opt/python3.6/bin/python3.6"
+    imports = "cd / && /opt/edge-app/current/venv/bin/python -c 'import {}'"
+    box.run(imports.format("aiohttp, paho.mqtt.client, prometheus_client, numpy, yaml, idna_ssl"))
+
+
+def test_a_user_needs_root_without_a_password_and_is_told_how_to_get_it(
+    box, deployed, somebody, tmp_path
+):
+    laptop = Laptop([box], tmp_path, user=somebody)
+    status, output = laptop.do("status", box.name)
+    assert status == 1 and result(output, box) == "refused" and "NOPASSWD" in output, output
+    box.run("echo 'somebody ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/deploy")
+    status, output = laptop.do("status", box.name)
+    assert status == 0 and result(output, box) == "answered", output
+    assert not box.run("find /var/tmp -name 'edge-app.*'").stdout, "something was left behind"
+
+
+def test_provisioning_twice_changes_nothing_the_second_time(box, tmp_path):
+    box.run("rm -f /etc/systemd/journald.conf.d/edge-app.conf")
+    laptop = Laptop([box], tmp_path)
+    status, output = laptop.do("provision", box.name)
+    assert status == 0 and result(output, box) == "provisioned", output
+    assert "200M" in box.run("cat /etc/systemd/journald.conf.d/edge-app.conf").stdout
+    status, output = laptop.do("provision", box.name)
+    assert status == 0 and result(output, box) == "unchanged", output
+
+
+def test_provisioning_a_nano_sets_its_power_clocks_and_pycuda(nano):
+    said = nano.run("SWAP_MB=0 sh /var/tmp/provision.sh").stdout
     assert "L4T 32.7.1" in said and "changed: power mode 0" in said, said
-    assert box.run("systemctl is-active edge-app-clocks").stdout.strip() == "active"
-    assert box.run("cat /var/tmp/called").stdout.split("\n")[:3] == [
+    assert nano.run("systemctl is-active edge-app-clocks").stdout.strip() == "active"
+    assert nano.run("cat /var/tmp/called").stdout.split("\n")[:3] == [
         "nvpmodel -q",
         "nvpmodel -m 0",
         "clocks",
     ]
-    box.run("echo 0 >/var/tmp/mode")
-    said = box.run("SWAP_MB=0 sh /var/tmp/provision.sh").stdout
+    nano.run("echo 0 >/var/tmp/mode")
+    said = nano.run("SWAP_MB=0 sh /var/tmp/provision.sh").stdout
     assert "UNCHANGED" in said, said
 
 
-def test_without_cuda_provisioning_a_jetson_says_what_to_install(box):
-    box.run("rm /usr/local/cuda/bin/nvcc /opt/edge-app/pycuda/complete")
-    said = box.run("SWAP_MB=0 sh /var/tmp/provision.sh", check=False)
+def test_without_cuda_provisioning_a_jetson_says_what_to_install(nano):
+    nano.run("rm /usr/local/cuda/bin/nvcc /opt/edge-app/pycuda/complete")
+    said = nano.run("SWAP_MB=0 sh /var/tmp/provision.sh", check=False)
     assert said.returncode == 1 and "apt install nvidia-jetpack" in said.stdout
 
 
