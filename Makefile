@@ -65,7 +65,6 @@ check: setup ## look whether everything here fits together, and say what to do w
 
 test: ## all tests, on this Python and on 3.6, in lanes side by side; LANES=1 WORKERS=0: one after the other
 	@sh deploy/system-packages.sh test
-	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy || [ -z "$$EDGE_APP_CI" ]
 	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
 	@LANES="$(LANES)" $(PYTHON) tests/lanes.py test-boxes test-app test36 test-nvidia $(if $(EDGE_APP_CI),test-training)
@@ -73,7 +72,7 @@ ifndef EDGE_APP_CI
 	@echo "The tests of training/ need PyTorch, which is large: make test-training."
 endif
 
-# The lanes of make test; each runs alone too, once make test has prepared .venv and .venv-deploy.
+# The lanes of make test; each runs alone too, once make test has prepared .venv.
 test-app: ## the tests of the program
 	.venv/bin/python -m pytest $(workers) $(ARGS)
 
@@ -81,6 +80,7 @@ test-nvidia: ## the tests of the GPU's part, without a GPU
 	.venv/bin/python -m pytest $(workers) tests/nvidia $(ARGS)
 
 test-boxes: ## the tests of service and deployment, in machines with systemd
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy || [ -z "$$EDGE_APP_CI" ]
 	PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest $(workers) tests/systemd tests/deploy $(ARGS)
 
 test36: ## the tests of program and GPU part on Python 3.6, the original Nano's
