@@ -155,10 +155,11 @@ image: ## RELEASE into a copy of NVIDIA's SD-card image: BASE=...zip [RELEASE=..
 flash: ## IMG onto an SD card and compared: DEVICE=/dev/sdX [IMG=...] [YES=1]
 	$(as_root) $(PYTHON) -B -m deploy.flash "$(IMG)" "$(DEVICE)" $(if $(YES),--yes) $(ARGS)
 
-test-device: ## image, card and first boot on an emulated Cortex-A57 (about half an hour)
+test-device: ## all releases, provisioning, a card and its first boot on an emulated Cortex-A57 (network; an hour)
 	@sh deploy/system-packages.sh test-device
+	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy
 	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
-	.venv/bin/python -m pytest -s tests/device $(ARGS)
+	PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest -s tests/device $(ARGS)
 
 clean: ## remove what was built here, environments included
 	rm -rf .venv .venv36 .venv-deploy build out .pytest_cache
