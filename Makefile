@@ -13,7 +13,7 @@ OUT          ?= runs/export
 DATA         ?= ../shared/data
 ARGS         ?=
 # Tests: lanes at once, and processes in a lane (0: none besides pytest's own).
-LANES        ?= 3
+LANES        ?= 4
 WORKERS      ?= 2
 # Devices: HOSTS="nano-1 user@nano-2" or INVENTORY=fleet.yaml; the rest as deploy/README.md says.
 HOSTS        ?=
@@ -27,6 +27,8 @@ tools   = .venv-deploy/bin/python
 fleet   = $(tools) -m deploy.fleet
 devices = $(HOSTS) $(if $(INVENTORY),--inventory $(INVENTORY)) $(if $(GROUP),--group $(GROUP))
 careful = $(if $(CANARY),--canary $(CANARY)) $(if $(WAVE),--wave $(WAVE)) $(if $(MAX_FAIL),--max-fail $(MAX_FAIL)) $(if $(RELEASE),--release $(RELEASE))
+boxes   = @mkdir -p build; flock build/tools.lock sh deploy/tools.sh "$(PYTHON)" .venv-deploy || [ -z "$$EDGE_APP_CI" ] && \
+    PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest
 workers := -n $(WORKERS) --dist loadfile
 as_root = $(if $(filter-out 0,$(shell id -u)),sudo)
 jetson := $(wildcard /etc/nv_tegra_release)
@@ -37,7 +39,7 @@ else
 app    := $(needs)/app.txt $(needs)/gstreamer.txt
 endif
 
-.PHONY: help setup demo run bench check test test-app test-nvidia test-boxes test36 test-training train evaluate export \
+.PHONY: help setup demo run bench check test test-app test-nvidia test-boxes test-fleet test36 test-training train evaluate export \
     engine gpu-test soak release provision deploy status rollback logs image flash test-device clean
 
 help: ## list the targets
@@ -67,7 +69,7 @@ test: ## all tests, on this Python and on 3.6, in lanes side by side; LANES=1 WO
 	@sh deploy/system-packages.sh test
 	@sh deploy/venv.sh "$(PYTHON)" .venv $(app) $(needs)/test.txt
 	.venv/bin/vermin -t=3.6- --eval-annotations --no-tips --violations edge_app
-	@LANES="$(LANES)" $(PYTHON) tests/lanes.py test-boxes test-app test36 test-nvidia $(if $(EDGE_APP_CI),test-training)
+	@LANES="$(LANES)" $(PYTHON) tests/lanes.py test-fleet test-boxes test36 test-app test-nvidia $(if $(EDGE_APP_CI),test-training)
 ifndef EDGE_APP_CI
 	@echo "The tests of training/ need PyTorch, which is large: make test-training."
 endif
@@ -80,8 +82,10 @@ test-nvidia: ## the tests of the GPU's part, without a GPU
 	.venv/bin/python -m pytest $(workers) tests/nvidia $(ARGS)
 
 test-boxes: ## the tests of service and deployment, in machines with systemd
-	@sh deploy/tools.sh "$(PYTHON)" .venv-deploy || [ -z "$$EDGE_APP_CI" ]
-	PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest $(workers) tests/systemd tests/deploy $(ARGS)
+	$(boxes) tests/systemd tests/deploy --ignore=tests/deploy/test_fleet_of_boxes.py $(ARGS)
+
+test-fleet: ## the tests of deploying to several machines with systemd
+	$(boxes) tests/deploy/test_fleet_of_boxes.py $(ARGS)
 
 test36: ## the tests of program and GPU part on Python 3.6, the original Nano's
 ifeq ($(PYTHON36),)

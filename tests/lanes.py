@@ -95,7 +95,7 @@ def run(targets, at_once):
 
 
 def main(targets):
-    at_once = int(os.environ.get("LANES") or 3)
+    at_once = int(os.environ.get("LANES") or 4)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.makedirs(LOGS, exist_ok=True)
     started = time.monotonic()
