@@ -68,7 +68,7 @@ def base_tree(packages=tuple(PACKAGES)):
 def _build_tree(tree, suite, sources, packages):
     half_done, log = tree.with_suffix(".partial"), tree.with_suffix(".log")
     shutil.rmtree(str(half_done), ignore_errors=True)
-    command = ["nice", "-n", "5", "unshare", "--mount", "--propagation", "private", "mmdebstrap"]
+    command = ["unshare", "--mount", "--propagation", "private", "mmdebstrap"]
     command += ["--variant=minbase", "--mode=root", "--include=" + ",".join(packages)]
     command += ['--aptopt=Acquire::Languages "none"']
     command += ["--dpkgopt=path-exclude=/usr/share/{}/*".format(name) for name in _LEFT_OUT]
