@@ -22,6 +22,7 @@ import pytest
 from models import make_bright
 from needs import require
 
+from edge_app.appliance import recovery
 from edge_app.appliance.recovery import DaemonRestart, DetectorWatch, RecoveringCamera
 from edge_app.appliance.status import Status
 from edge_app.camera import open_camera
@@ -204,6 +205,7 @@ def test_a_camera_that_stays_away_ends_the_pipeline(nvstub, monkeypatch, model):
 def test_trying_for_a_year_leaves_nothing_behind(nvstub, monkeypatch, variable, value):
     """File descriptors and threads after three attempts and after nine; pauses pass by a clock set by hand."""
     monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(recovery, "_STUCK_S", 1e9)  # by that clock opening takes half a minute
     now, made = [0.0], []
 
     def make():
