@@ -14,7 +14,15 @@ from edge_app.playback import FolderCamera, SceneCamera
 from edge_app.reader import ReaderCamera
 from edge_app.source import Camera
 
-__all__ = ["KNOWN", "Camera", "find_camera", "is_jetson", "open_camera", "without_password"]
+__all__ = [
+    "KNOWN",
+    "Camera",
+    "find_camera",
+    "is_jetson",
+    "open_camera",
+    "usb_cameras",
+    "without_password",
+]
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +86,40 @@ def find_camera(root: str = "/") -> str:
     return "v4l2://{}".format(devices[0]) if devices else "test://"
 
 
+def usb_cameras(root: str = "/") -> str:
+    """The USB cameras that are there, in words: their nodes, and the names that survive a new number.
+
+    The kernel gives a camera that is put back the lowest free number, which is another one while somebody
+    still holds on to the old node. udev's links in /dev/v4l name the camera, or else its socket.
+    """
+    devices = _devices(root)
+    if not devices:
+        return ""
+    for folder in ("/dev/v4l/by-id", "/dev/v4l/by-path"):
+        found = sorted(_names(os.path.join(root, folder[1:])))
+        links = ["v4l2://{}/{}".format(folder, name) for name in found if name.endswith("index0")]
+        if links:
+            text = "there are {}; a name that stays: {}"
+            return text.format(", ".join(devices), ", ".join(links))
+    return "there are " + ", ".join(devices)
+
+
 def without_password(uri: str) -> str:
     """The URI with its password replaced, for messages."""
     return re.sub(r"(://[^:@/]*:)[^/]*@", r"\1***@", uri)
 
 
 def _devices(root: str) -> List[str]:
-    try:
-        names = os.listdir(os.path.join(root, "dev"))
-    except OSError:
-        return []
+    names = _names(os.path.join(root, "dev"))
     numbers = sorted(int(name[5:]) for name in names if re.match(r"video\d+$", name))
     return ["/dev/video{}".format(number) for number in numbers]
+
+
+def _names(folder: str) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _is_device(path: str) -> bool:
@@ -108,14 +138,8 @@ def _csi(sensor: str, settings: CameraSettings) -> Camera:
 
 def _device(path: str, settings: CameraSettings, jetson: bool) -> Camera:
     if not os.path.exists(path):
-        there = _devices("/")
-        raise CameraError(
-            "{}: there is no {}; {}".format(
-                settings.source,
-                path,
-                "there are " + ", ".join(there) if there else "is the camera plugged in? (`lsusb`)",
-            )
-        )
+        there = usb_cameras() or "is the camera plugged in? (`lsusb`)"
+        raise CameraError("{}: there is no {}; {}".format(settings.source, path, there))
     if not os.access(path, os.R_OK | os.W_OK):
         raise CameraError(
             "{}: permission denied. Join the group that may use cameras: "

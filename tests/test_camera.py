@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_app.camera import find_camera, is_jetson, open_camera, without_password
+from edge_app.camera import find_camera, is_jetson, open_camera, usb_cameras, without_password
 from edge_app.config import FLIPS, CameraSettings
 from edge_app.errors import CameraError, ConfigError, EndOfStream, ImageError
 from edge_app.gstreamer import GStreamerCamera
@@ -203,6 +203,21 @@ def test_missing_device_is_said(gstreamer):
     for source in ("v4l2:///dev/video97", "/dev/video97"):
         with pytest.raises(CameraError, match="there is no /dev/video97"):
             open_camera(settings(source))
+
+
+def test_cameras_that_are_there_are_named_by_what_stays(tmp_path):
+    """A second node of a camera (index 1) gives metadata, no pictures; a path is named where there is no identity."""
+    (tmp_path / "dev").mkdir()
+    assert usb_cameras(str(tmp_path)) == ""
+    (tmp_path / "dev" / "video1").write_bytes(b"")
+    assert usb_cameras(str(tmp_path)) == "there are /dev/video1"
+    for kind in ("by-path", "by-id"):
+        folder = tmp_path / "dev" / "v4l" / kind
+        folder.mkdir(parents=True)
+        for index in (0, 1):
+            (folder / "usb-Maker_Camera-video-index{}".format(index)).write_bytes(b"")
+        link = "v4l2:///dev/v4l/{}/usb-Maker_Camera-video-index0".format(kind)
+        assert usb_cameras(str(tmp_path)) == "there are /dev/video1; a name that stays: " + link
 
 
 def test_device_that_is_no_camera_is_said(backend, tmp_path):
