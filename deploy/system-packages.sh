@@ -12,7 +12,7 @@ run="python3-venv libgl1 libglib2.0-0 python3-dev python3-gi gcc pkg-config libg
 test="g++ libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev xvfb chromium
  mosquitto openssl faketime systemd-container mmdebstrap rsync openssh-client iproute2 procps fdisk e2fsprogs"
 
-device="qemu-system-arm ipxe-qemu qemu-user-static binfmt-support fdisk e2fsprogs cpio kmod device-tree-compiler"
+device="qemu-system-arm qemu-system-x86 ipxe-qemu qemu-user-static binfmt-support fdisk e2fsprogs cpio kmod device-tree-compiler"
 
 case "${1:-run}" in
   run) wanted=$run ;;
