@@ -281,7 +281,8 @@ def test_a_wall_clock_that_jumps_is_not_noticed(nvstub, monkeypatch, start, tmp_
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    program = start({}, "--display", "none", "--frames", "90")
+    # Half a minute of silence is more than a busy machine causes, and less than the clock jumps.
+    program = start({"camera.timeout_s": 30}, "--display", "none", "--frames", "90")
     program.wait_for("frames are")
     for offset_s in (-3600, 86400):
         time.sleep(0.5)
@@ -293,4 +294,4 @@ def test_a_wall_clock_that_jumps_is_not_noticed(nvstub, monkeypatch, start, tmp_
     assert "waiting" not in program.said
     latency = program.stats()["steps_ms"]["latency"]
     print("latency with a clock that jumps: {}".format(latency))
-    assert latency["p99"] < 1000.0
+    assert latency["p99"] < 30000.0
