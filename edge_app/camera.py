@@ -17,8 +17,10 @@ from edge_app.source import Camera
 __all__ = [
     "KNOWN",
     "Camera",
+    "CameraOpener",
     "find_camera",
     "is_jetson",
+    "lasting_source",
     "open_camera",
     "usb_cameras",
     "without_password",
@@ -31,6 +33,7 @@ KNOWN = (
     "a folder of images, test://?faces=6&seconds=0&live=1, gst://LAUNCH LINE"
 )
 _DEFAULT_FACES = 6
+_LINKS = ("dev/v4l/by-id", "dev/v4l/by-path")  # udev's: by maker and serial number, by socket
 
 
 def open_camera(settings: CameraSettings) -> Camera:
@@ -67,6 +70,41 @@ def open_camera(settings: CameraSettings) -> Camera:
     return makers[scheme]()
 
 
+class CameraOpener:
+    """Makes the camera of the settings, time and again; a USB camera by its name, not its number.
+
+    The kernel gives a camera that was pulled and put back another number as long as somebody still
+    holds on to the old one, so what was ``/dev/video0`` the first time is found by udev's link later.
+
+    Args:
+        settings: as for ``open_camera``, which says what a call raises.
+    """
+
+    def __init__(self, settings: CameraSettings) -> None:
+        self._settings = settings
+
+    def __call__(self) -> Camera:
+        source = self._settings.source
+        camera = open_camera(self._settings)
+        lasting = lasting_source(source)
+        if lasting != source:
+            log.info("camera: %s is %s from now on, which stays when its number changes", source, lasting)
+            self._settings = self._settings._replace(source=lasting)
+        return camera
+
+
+def lasting_source(source: str, root: str = "/") -> str:
+    """``v4l2:///dev/videoN`` by the link that udev made for that camera; what has none as it is."""
+    node = re.match(r"v4l2:///(dev/video\d+)$", source)
+    if node:
+        path = os.path.realpath(os.path.join(root, node.group(1)))
+        for folder in _LINKS:
+            for name in sorted(_names(os.path.join(root, folder))):
+                if os.path.realpath(os.path.join(root, folder, name)) == path:
+                    return "v4l2:///{}/{}".format(folder, name)
+    return source
+
+
 def is_jetson(root: str = "/") -> bool:
     """Whether this machine is a Jetson, by the files that NVIDIA's L4T puts on it."""
     if os.path.exists(os.path.join(root, "etc/nv_tegra_release")):
@@ -95,9 +133,9 @@ def usb_cameras(root: str = "/") -> str:
     devices = _devices(root)
     if not devices:
         return ""
-    for folder in ("/dev/v4l/by-id", "/dev/v4l/by-path"):
-        found = sorted(_names(os.path.join(root, folder[1:])))
-        links = ["v4l2://{}/{}".format(folder, name) for name in found if name.endswith("index0")]
+    for folder in _LINKS:
+        found = sorted(_names(os.path.join(root, folder)))
+        links = ["v4l2:///{}/{}".format(folder, name) for name in found if name.endswith("index0")]
         if links:
             text = "there are {}; a name that stays: {}"
             return text.format(", ".join(devices), ", ".join(links))

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from edge_app import __version__, config
 from edge_app.appliance import logs
 from edge_app.arguments import parse
-from edge_app.camera import Camera, is_jetson, open_camera, without_password
+from edge_app.camera import Camera, CameraOpener, is_jetson, without_password
 from edge_app.detector import Detector
 from edge_app.errors import DetectorError, EdgeAppError, EndOfStream
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     privacy = Privacy(settings.privacy)
     appliance = _Appliance(settings, Status(), meter, os.environ.get("NOTIFY_SOCKET", ""))
     detector = open_detector(settings, appliance.progress)
-    camera = appliance.camera(lambda: open_source(settings))
+    camera = appliance.camera(source_of(settings))
     limits = _Limits(options.frames, options.seconds)
     pipeline = Pipeline(camera, detector, privacy.threshold(tracker.threshold), meter)
     status = 0
@@ -207,14 +207,17 @@ def open_detector(
         return OnnxDetector(settings.detector)
 
 
-def open_source(settings: config.Settings) -> Camera:
-    """The camera that the settings ask for, not yet opened; ``jetson:URI`` keeps frames on the GPU."""
+def source_of(settings: config.Settings) -> Callable[[], Camera]:
+    """Makes the camera that the settings ask for, not yet opened, as often as it is called.
+
+    ``jetson:URI`` keeps frames on the GPU.
+    """
     source = settings.camera.source
     if source.startswith("jetson:"):
         from edge_app.nvidia.jetson import JetsonCamera
 
-        return JetsonCamera(source[len("jetson:") :], settings.camera)
-    return open_camera(settings.camera)
+        return lambda: JetsonCamera(source[len("jetson:") :], settings.camera)
+    return CameraOpener(settings.camera)
 
 
 class _Appliance:

@@ -9,7 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_app.camera import find_camera, is_jetson, open_camera, usb_cameras, without_password
+from edge_app.camera import (
+    CameraOpener,
+    find_camera,
+    is_jetson,
+    lasting_source,
+    open_camera,
+    usb_cameras,
+    without_password,
+)
 from edge_app.config import FLIPS, CameraSettings
 from edge_app.errors import CameraError, ConfigError, EndOfStream, ImageError
 from edge_app.gstreamer import GStreamerCamera
@@ -218,6 +226,33 @@ def test_cameras_that_are_there_are_named_by_what_stays(tmp_path):
             (folder / "usb-Maker_Camera-video-index{}".format(index)).write_bytes(b"")
         link = "v4l2:///dev/v4l/{}/usb-Maker_Camera-video-index0".format(kind)
         assert usb_cameras(str(tmp_path)) == "there are /dev/video1; a name that stays: " + link
+
+
+def test_a_usb_camera_is_known_by_the_link_that_stays(tmp_path):
+    for kind, target in (("by-path", "video0"), ("by-id", "video2")):
+        folder = tmp_path / "dev" / "v4l" / kind
+        folder.mkdir(parents=True)
+        (tmp_path / "dev" / target).write_bytes(b"")
+        (folder / "usb-Camera-index0").symlink_to("../../" + target)
+    root = str(tmp_path)
+    stays = "v4l2:///dev/v4l/{}/usb-Camera-index0"
+    assert lasting_source("v4l2:///dev/video2", root) == stays.format("by-id")
+    assert lasting_source("v4l2:///dev/video0", root) == stays.format("by-path")
+    for other in ("v4l2:///dev/video1", stays.format("by-id"), "auto", "csi://0", "clip.mp4"):
+        assert lasting_source(other, root) == other
+
+
+def test_an_opener_goes_on_by_the_lasting_name(monkeypatch, caplog):
+    """The camera itself is not opened here; tests/device/test_usb_camera.py pulls a real one."""
+    asked, lasting = [], {"v4l2:///dev/video0": "v4l2:///dev/v4l/by-path/one-index0"}
+    monkeypatch.setattr("edge_app.camera.open_camera", lambda wanted: asked.append(wanted.source))
+    monkeypatch.setattr("edge_app.camera.lasting_source", lambda source: lasting.get(source, source))
+    opener = CameraOpener(settings("v4l2:///dev/video0"))
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            opener()
+    assert asked == ["v4l2:///dev/video0"] + ["v4l2:///dev/v4l/by-path/one-index0"] * 2
+    assert caplog.text.count("from now on") == 1
 
 
 def test_device_that_is_no_camera_is_said(backend, tmp_path):

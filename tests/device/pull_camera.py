@@ -159,9 +159,7 @@ def other_number(program):
     with open(NODE, "rb"):
         pull()
         program.waits()
-        write(DRIVER + "bind", "vivid.0")
-        said = program.waits(OTHER_NODE)
-    tell("other number", source=program.source, said=said, there=os.path.exists(OTHER_NODE))
+        put_back(program, LINK)
 
 
 def story(settings):
