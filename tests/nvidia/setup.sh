@@ -19,7 +19,7 @@ tag=$("$python" -c "import sys; print('cp{}{}'.format(*sys.version_info[:2]))")
 own=$cache/$tag
 mkdir -p "$own" "$cache/wheels"
 exec 9>"$cache/.lock"
-flock 9                                          # the suites of both interpreters may start together
+flock 9                                          # several processes of a suite may start together
 
 target() {  # target FOLDER REQUIREMENT...: install once, whole or not at all
     folder=$1
@@ -36,6 +36,8 @@ cuda=$cache/toolkit/nvidia/cuda_runtime
 cp -n "$cache/toolkit"/nvidia/cuda_profiler_api/include/*.h "$cuda/include/"
 chmod +x "$cache/toolkit/nvidia/cuda_nvcc/bin/ptxas"
 
+exec 9>"$own/.lock"                              # what follows is this interpreter's: the other need not wait
+flock 9
 if [ "$tag" = cp36 ]; then
     pycuda=pycuda==2022.1
     builders="pip==21.3.1 setuptools==59.6.0 wheel numpy<1.20"
@@ -60,7 +62,7 @@ CUDADRV_LIB_DIR = ["$own/lib"]
 CXXFLAGS = ["-O1", "-w"]
 X
     # Without --no-build-isolation pip would compile numpy 1.12.1 first on Python 3.6, for ten minutes.
-    HOME=$own/home nice -n 5 "$own/builder/bin/pip" wheel -q --disable-pip-version-check \
+    HOME=$own/home "$own/builder/bin/pip" wheel -q --disable-pip-version-check \
         --no-build-isolation --no-deps -w "$cache/wheels" "$pycuda"
     rm -rf "$own/builder" "$own/home"
 fi
