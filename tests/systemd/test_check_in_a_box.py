@@ -80,13 +80,13 @@ def test_without_the_services_settings_it_says_where_they_are(box):
 
 
 def test_a_wrong_setting_that_has_ended_the_service(box):
-    box.run("cp /etc/edge-app/edge-app.yaml /root/right.yaml")
+    box.run("cp /etc/edge-app/edge-app.yaml /run/right.yaml")
     box.write("/etc/edge-app/edge-app.yaml", "camera: {source: nosuch://x}\n", mode="640")
     box.run("chown root:edge-app /etc/edge-app/edge-app.yaml; systemctl restart edge-app || true")
     deadline = time.monotonic() + PATIENCE_S
     while box.run("systemctl is-active edge-app", check=False).stdout.strip() != "failed":
         assert time.monotonic() < deadline
         time.sleep(0.3)
-    status, found = check(box, CHECK.replace("/etc/edge-app/edge-app.yaml", "/root/right.yaml"))
+    status, found = check(box, CHECK.replace("/etc/edge-app/edge-app.yaml", "/run/right.yaml"))
     assert status == 1 and found["service"]["state"] == "failure"
     assert "78: a wrong setting" in found["service"]["seen"]
