@@ -127,15 +127,7 @@ def _make_initrd(folder):
     for name in "bin modules proc sys dev machine layer memory new".split():
         (tree / name).mkdir(parents=True)
     shutil.copy(str(folder / "busybox-static" / "bin" / "busybox"), str(tree / "bin"))
-    files = []
-    for module in MODULES:
-        said = _run("modprobe", "-D", "-d", str(layer), "-S", version, module)
-        found = [line.split()[1] for line in said.splitlines() if line.startswith("insmod")]
-        files += [one for one in found if one not in files]
-    for one in files:
-        shutil.copy(one, str(tree / "modules"))
-    names = [os.path.basename(one) for one in files]
-    (tree / "modules" / "list").write_text("\n".join(names) + "\n")
+    trees.copy_modules(layer, version, MODULES, tree / "modules")
     (tree / "init").write_text(_INIT)
     (tree / "init").chmod(0o755)
     names = [str(path.relative_to(tree)) for path in sorted(tree.rglob("*"))]

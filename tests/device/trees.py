@@ -114,6 +114,24 @@ def _fetch_kernel(folder):
         _run("dpkg-deb", "-x", str(next(folder.glob(package))), str(folder / place))
 
 
+def copy_modules(root, version, modules, folder, check=True):
+    """A kernel's modules and what they need, with a list of their files in the order to load them.
+
+    Args:
+        root: below which lib/modules/version lies. modules: names. folder: to copy into.
+        check: a module that the kernel lacks is an error.
+    """
+    files = []
+    for module in modules:
+        said = _run("modprobe", "-D", "-d", str(root), "-S", version, module, check=check)
+        found = [line.split()[1] for line in said.splitlines() if line.startswith("insmod")]
+        files += [one for one in found if one not in files]
+    for one in files:
+        shutil.copy(one, str(folder))
+    names = [os.path.basename(one) for one in files]
+    (folder / "list").write_text("\n".join(names) + "\n")
+
+
 def _make_initrd(folder):
     root, version = folder / "kernel", next((folder / "kernel" / "lib" / "modules").iterdir()).name
     _run("depmod", "-b", str(root), version)
@@ -121,15 +139,7 @@ def _make_initrd(folder):
     for name in ("bin", "modules", "proc", "sys", "dev", "new"):
         (tree / name).mkdir(parents=True)
     shutil.copy(str(folder / "busybox" / "bin" / "busybox"), str(tree / "bin"))
-    files = []
-    for module in MODULES:
-        said = _run("modprobe", "-D", "-d", str(root), "-S", version, module, check=False)
-        found = [line.split()[1] for line in said.splitlines() if line.startswith("insmod")]
-        files += [one for one in found if one not in files]
-    for one in files:
-        shutil.copy(one, str(tree / "modules"))
-    names = [os.path.basename(one) for one in files]
-    (tree / "modules" / "list").write_text("\n".join(names) + "\n")
+    copy_modules(root, version, MODULES, tree / "modules", check=False)
     (tree / "init").write_text(_INIT)
     (tree / "init").chmod(0o755)
     listing = "\n".join(sorted(str(path.relative_to(tree)) for path in tree.rglob("*")))
