@@ -14,7 +14,8 @@
 #
 # PYTHON chooses the interpreter; BACKBONES is a folder with mobilenet_v2_imagenet.npz and, for VGG-16, vgg16.pth
 # (torchvision), .onnx or .npz (default: DATA/pretrained); without a file a network starts from nothing. WORKERS
-# processes draw the views. EPOCHS is the length of the long run. Where DATA has no test pictures, only training is done:
+# processes draw the views. EPOCHS is the length of the long run, ABLATION_EPOCHS, ABLATION_BATCH and ABLATION_SIZE are
+# those of an ablation: short ones can be had on a CPU. Where DATA has no test pictures, only training is done:
 # bring OUT to a machine that has them and run the same command there.
 set -eu
 data=$1 out=$2 seconds=${3:-540}
@@ -77,10 +78,12 @@ finish() { # RUN MODEL SIZE NAME: calibrated, exported, evaluated
 ablation() { # NAME MODEL OPTION...
     name=ablation_$1 model=$2
     shift 2
-    learn "$name" "$model" 12 128 --size 320x320 --validate-every 12 "$@"
+    learn "$name" "$model" "$epochs_of_ablations" "${ABLATION_BATCH:-128}" --size "${ABLATION_SIZE:-320x320}" \
+        --validate-every "$epochs_of_ablations" "$@"
     cp "$out/$name/log.jsonl" "$out/result/$name.jsonl"
 }
 
+epochs_of_ablations=${ABLATION_EPOCHS:-12}
 ablations="none matching loss windows blocks norm stride_8 ratios paper"
 runs=
 for run in "$@"; do

@@ -61,6 +61,33 @@ def test_a_fixed_norm_gives_the_same_as_its_two_steps():
     torch.testing.assert_close(unit(x), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kernel, stride", [(3, 2), (5, 1), (5, 2), (3, 1)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_gradients_of_a_depthwise_convolution_in_bfloat16_are_those_in_float32(
+    kernel, stride, has_bias
+):
+    torch.manual_seed(3)
+    conv = model.Depthwise(8, kernel, stride)
+    x = torch.randn(2, 8, 13, 11).bfloat16().float().requires_grad_()
+    bias = torch.randn(8).requires_grad_() if has_bias else None
+    leaves = [x, conv.weight] + [bias] * has_bias
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight.bfloat16())  # so that rounding of the inputs is none
+    above = torch.randn(2, 8, -(-13 // stride), -(-11 // stride)).bfloat16()
+
+    exact = conv._conv_forward(x, conv.weight, bias)
+    wanted = torch.autograd.grad(exact, leaves, above.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = conv._conv_forward(x, conv.weight, bias)
+    given = torch.autograd.grad(rounded, leaves, above)
+
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=2e-2, atol=2e-2)
+    for one, other in zip(given, wanted):
+        assert one.dtype == torch.float32  # as the leaf
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
 def test_the_first_box_of_a_cell_is_the_heads_first_answer():
     """The order of the table is that of the flattened heads: give one cell of one map a mark."""
     network = model.ssd_mobilenet_v2().eval()
