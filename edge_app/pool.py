@@ -1,7 +1,7 @@
 """Memory for frames, taken once and used again."""
 
-import sys
-from typing import List, Tuple
+import weakref
+from typing import Callable, List, Optional, Tuple
 
 import numpy as np
 
@@ -9,13 +9,13 @@ COUNT = 6  # drawn, in the slots (2), with the detector, on the screen, and the 
 
 
 class Pool:
-    """Arrays for pixels; one that nobody holds any more is given out again. Used by one thread.
+    """Arrays for pixels; memory that nobody looks at any more is given out again. Used by one thread.
 
     A frame is large. Taken anew from malloc each time, it is cut from what other threads have left of the
     last ones, and the process goes on growing by a part of a frame now and then, for hours.
 
-    What is given out are views, and as long as there is one, or a slice of it, it holds the array behind
-    it: the number of references to that array tells whether its memory is free.
+    NumPy lets every view of an array, and every view of a view, hold the array that was made on the
+    memory itself. That one is made anew each time, and only they hold it: when it is gone, all are.
 
     Args:
         shape: of each array.
@@ -24,25 +24,25 @@ class Pool:
 
     def __init__(self, shape: Tuple[int, ...], count: int = COUNT) -> None:
         self._shape = shape
-        self._arrays: List[np.ndarray] = []
-        self._make()
-        self._alone = self._references(0)
-        while len(self._arrays) < count:
-            self._make()
+        self._memory = [self._make() for _ in range(count)]
+        self._roots: List[Callable[[], Optional[np.ndarray]]] = [_nobody] * count
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self._memory)
 
     def take(self) -> np.ndarray:
         """An array of uint8 that nobody else holds; what stands in it is of no meaning."""
-        for position in range(len(self._arrays)):
-            if self._references(position) == self._alone:
-                return self._arrays[position].view()
-        self._make()
-        return self._arrays[-1].view()
+        position = next((n for n, root in enumerate(self._roots) if root() is None), len(self))
+        if position == len(self):
+            self._memory.append(self._make())
+            self._roots.append(_nobody)
+        root = np.frombuffer(self._memory[position], np.uint8)
+        self._roots[position] = weakref.ref(root)
+        return root.reshape(self._shape)
 
-    def _make(self) -> None:
-        self._arrays.append(np.full(self._shape, 0, np.uint8))  # full: written to now
+    def _make(self) -> memoryview:
+        return memoryview(np.full(int(np.prod(self._shape)), 0, np.uint8))  # full: written to now
 
-    def _references(self, position: int) -> int:
-        return sys.getrefcount(self._arrays[position])
+
+def _nobody() -> None:
+    """What a weak reference gives whose array is gone."""
