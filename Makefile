@@ -10,7 +10,10 @@ SOAK_SECONDS ?= 3600
 MODEL        ?= ssd_mobilenet_v2
 SIZE         ?= 320x320
 OUT          ?= runs/export
+IN           ?= engines
 DATA         ?= ../shared/data
+# ImageNet weights that training starts from: torchvision's file, or what training/model.py also takes.
+BACKBONE     ?= $(firstword $(wildcard $(addprefix $(DATA)/pretrained/,$(backbones))))
 ARGS         ?=
 # Tests: lanes at once, and processes in a lane (0: none besides pytest's own).
 LANES        ?= 4
@@ -31,6 +34,7 @@ boxes   = @mkdir -p build; flock build/tools.lock sh deploy/tools.sh "$(PYTHON)"
     PYTHON36="$(PYTHON36)" .venv/bin/python -m pytest
 workers := -n $(WORKERS) --dist loadfile
 as_root = $(if $(filter-out 0,$(shell id -u)),sudo)
+backbones = $(if $(filter ssd_vgg16,$(MODEL)),vgg16*.pth vgg16.onnx vgg16.npz,$(if $(filter ssd_mobilenet_v2%,$(MODEL)),mobilenet_v2_imagenet.npz mobilenet_v2*.pth))
 jetson := $(wildcard /etc/nv_tegra_release)
 # What a program needs here: on a Jetson JetPack brings most of it, and Python 3.6 has pins of its own.
 ifneq ($(jetson),)
@@ -107,11 +111,11 @@ test-training: ## the tests of training/ (installs PyTorch into .venv-train)
 train: ## train MODEL on DATA/wider (WIDER FACE's layout); goes on where it was stopped
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
 	.venv-train/bin/python -m training.train $(MODEL) --data $(DATA)/wider \
-	    $(if $(filter ssd_mobilenet_v2,$(MODEL)),--backbone $(DATA)/pretrained/mobilenet_v2_imagenet.npz) $(ARGS)
+	    $(if $(BACKBONE),--backbone $(BACKBONE)) $(ARGS)
 
-evaluate: ## average precision and calibration of engines/MODEL.onnx on DATA
+evaluate: ## average precision and calibration of IN/MODEL.onnx on DATA; IN=engines
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
-	.venv-train/bin/python -m training.evaluate engines/$(MODEL).onnx --data $(DATA) $(ARGS)
+	.venv-train/bin/python -m training.evaluate $(IN)/$(MODEL).onnx --data $(DATA) $(ARGS)
 
 export: ## runs/MODEL/last.pt to OUT/MODEL.onnx and its card, for inputs of SIZE; ARGS="--factor F --shift S" calibrates
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
