@@ -60,6 +60,7 @@ class Recipe(NamedTuple):
 
 PAPER = Recipe(whole=0.0, wanted=0.0)
 FACES = Recipe(whole=0.4, wanted=0.4)
+CLOSE = Recipe(whole=0.3, wanted=0.5, sizes_px=(14.0, 110.0), smallest_px=8.0)  # at 128x128
 
 
 def example(

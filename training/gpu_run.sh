@@ -103,7 +103,7 @@ for run in $runs; do
         learn mobilenet_50 ssd_mobilenet_v2 50 32 --recipe paper --size 300x300 --validate-every 2
         finish mobilenet_50 ssd_mobilenet_v2 300x300 ssd_mobilenet_v2_50_epochs ;;
     blazeface)
-        learn blazeface blazeface 200 128 --validate-every 20
+        learn blazeface blazeface 200 128 --validate-every 20 --change windows=close
         finish blazeface blazeface 128x128 blazeface ;;
     ablation_none) ablation none ssd_mobilenet_v2 ;;
     ablation_matching) ablation matching ssd_mobilenet_v2 --change matching=overlap ;;

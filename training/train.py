@@ -50,7 +50,7 @@ RECIPES = {
         "adaptive", "quality", augment.FACES, "adamw", 1e-3, 1e-2, 0.5, 4, True, falling=0.28
     ),
 }
-WINDOWS = {"paper": augment.PAPER, "faces": augment.FACES}
+WINDOWS = {"paper": augment.PAPER, "faces": augment.FACES, "close": augment.CLOSE}
 WARM_UP_STEPS = 300
 EMA_DECAY = 0.998
 VALIDATION_BATCH = 16
