@@ -8,7 +8,7 @@ PYTHON36     ?= $(shell for one in python3.6 $$HOME/.pyenv/versions/3.6.*/bin/py
 DEMO_SECONDS ?= 20
 SOAK_SECONDS ?= 3600
 MODEL        ?= ssd_mobilenet_v2
-SIZE         ?= 320x320
+SIZE         ?=
 OUT          ?= runs/export
 IN           ?= engines
 DATA         ?= ../shared/data
@@ -117,9 +117,9 @@ evaluate: ## average precision and calibration of IN/MODEL.onnx on DATA; IN=engi
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
 	.venv-train/bin/python -m training.evaluate $(IN)/$(MODEL).onnx --data $(DATA) $(ARGS)
 
-export: ## runs/MODEL/last.pt to OUT/MODEL.onnx and its card, for inputs of SIZE; ARGS="--factor F --shift S" calibrates
+export: ## runs/MODEL/last.pt to OUT/MODEL.onnx and its card, for inputs of SIZE (as the model was meant); ARGS="--factor F --shift S" calibrates
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
-	.venv-train/bin/python -m training.export $(MODEL) --weights runs/$(MODEL)/last.pt --size $(SIZE) --out $(OUT) $(ARGS)
+	.venv-train/bin/python -m training.export $(MODEL) --weights runs/$(MODEL)/last.pt $(if $(SIZE),--size $(SIZE)) --out $(OUT) $(ARGS)
 
 engine: setup ## build the TensorRT engine of MODEL for the GPU here
 	$(run) convert engines/$(MODEL).onnx $(ARGS)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from edge_app import boxes, card
 from edge_app.config import DetectorSettings
 from edge_app.detector import Stretch
-from training import data, protocol
+from training import command, data, protocol
 from training.evaluate import SCORE_FLOOR, SHOWN, Judgement, at_score, plain_truths, rounded
 from training.protocol import Found, Truth
 
@@ -196,4 +196,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("training.calibration", main)

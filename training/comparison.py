@@ -11,9 +11,11 @@ import numpy as np
 
 from edge_app.config import DetectorSettings
 from edge_app.detector import OnnxDetector
+from edge_app.errors import ConfigError
 from edge_app.images import read_image
 from edge_app.overlay import Overlay
 from edge_app.scene import Scene
+from training import command
 
 SCENE_WH = (1280, 720)
 SCENE_FRAME = 6  # five faces in sight
@@ -51,8 +53,24 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     panels = [
         panel(path, pixels, options.threshold, options.width) for path in options.models
     ]
-    cv2.imwrite(options.out, np.concatenate(panels, axis=1))
+    write(options.out, np.concatenate(panels, axis=1))
+
+
+def write(path: str, pixels: np.ndarray) -> None:
+    """(H, W, 3) uint8 BGR to a file.
+
+    Raises:
+        ConfigError: it cannot be written, or its name ends in nothing that OpenCV writes.
+    """
+    try:
+        is_written = cv2.imwrite(path, pixels)
+    except cv2.error:
+        is_written = False
+    if not is_written:
+        raise ConfigError(
+            "--out {}: cannot be written; take a .jpg or .png in a folder that is there.".format(path)
+        )
 
 
 if __name__ == "__main__":
-    main()
+    command.run("training.comparison", main)

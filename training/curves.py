@@ -9,6 +9,9 @@ import json
 import os
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from edge_app.errors import ConfigError
+from training import command
+
 SMOOTHED_OVER = 15  # log entries
 
 
@@ -21,15 +24,26 @@ class Log(NamedTuple):
 
 
 def read_log(path: str) -> Log:
-    """Entries in order; after a resume a step stands twice, the later counts."""
+    """Entries in order; after a resume a step stands twice, the later counts.
+
+    Raises:
+        ConfigError: the file is missing or no log of a run.
+    """
     losses: Dict[float, float] = {}
     validation: Dict[float, float] = {}
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            entry = json.loads(line)
-            losses[entry["epoch"]] = entry["score_loss"] + entry["box_loss"]
-            if "validation_ap" in entry:
-                validation[entry["epoch"]] = entry["validation_ap"]
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                entry = json.loads(line)
+                losses[entry["epoch"]] = entry["score_loss"] + entry["box_loss"]
+                if "validation_ap" in entry:
+                    validation[entry["epoch"]] = entry["validation_ap"]
+    except OSError as error:
+        raise ConfigError("{}: {}; runs write log.jsonl.".format(path, error.strerror)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            "{}: not the log of a run, which is a line of JSON an entry: {}.".format(path, error)
+        ) from error
     name = os.path.basename(os.path.dirname(os.path.abspath(path)))
     return Log(name, sorted(losses.items()), sorted(validation.items()))
 
@@ -78,4 +92,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("training.curves", main)

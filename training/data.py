@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from edge_app.errors import ConfigError
 
@@ -42,9 +43,10 @@ def read_list(path: str) -> Iterator[Tuple[str, np.ndarray]]:
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.strip() for line in file]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text"
         raise ConfigError(
-            "{}: {}. --data must be a folder in WIDER FACE's layout.".format(path, error.strerror)
+            "{}: {}. --data must be a folder in WIDER FACE's layout.".format(path, reason)
         ) from error
     lines = [line for line in lines if line]
     position = 0
@@ -52,6 +54,8 @@ def read_list(path: str) -> Iterator[Tuple[str, np.ndarray]]:
         name = lines[position]
         try:
             count = int(lines[position + 1])
+            if count < 0:
+                raise ValueError("{} faces".format(count))
             rows = [
                 [float(number) for number in line.split()]
                 for line in lines[position + 2 : position + 2 + max(count, 1)]
@@ -139,7 +143,8 @@ class Pictures:
         self.skipped: List[Skipped] = []
         self._kept: Dict[int, Tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         free_bytes = budget_bytes
-        for sample in samples:
+        # A bar on a terminal: tens of thousands of pictures take minutes.
+        for sample in tqdm(samples, "reading", unit="image", leave=False, disable=None):
             try:
                 entry = self._decode(sample)
             except ValueError:

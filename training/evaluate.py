@@ -18,8 +18,9 @@ from tqdm import tqdm
 from edge_app import card
 from edge_app.config import DetectorSettings
 from edge_app.detector import OnnxDetector
+from edge_app.errors import ConfigError
 from edge_app.images import read_image
-from training import data, protocol
+from training import command, data, protocol
 from training.protocol import Found, Truth
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -43,21 +44,26 @@ def wider_truths(root: str, samples: Sequence[data.Sample]) -> Dict[str, List[Tr
     """For each difficulty the truths of ``samples``, from the official ``ground_truth/*.mat``.
 
     All faces of a picture are in each; which of them count differs.
-    """
-    from scipy.io import loadmat
 
-    folder = os.path.join(root, "ground_truth")
+    Raises:
+        ConfigError: a list is missing or damaged, or a picture is not in it.
+    """
     places: Dict[str, Tuple[int, int]] = {}
-    names = loadmat(os.path.join(folder, "wider_face_val.mat"))
+    names = _ground_truth(root, "wider_face_val.mat")
     for event, files in enumerate(names["file_list"][:, 0]):
         for place, file in enumerate(files[:, 0]):
             name = "{}/{}.jpg".format(names["event_list"][event, 0][0], file[0])
             places[name] = (event, place)
     truths: Dict[str, List[Truth]] = {}
     for difficulty in DIFFICULTIES:
-        counted = loadmat(os.path.join(folder, "wider_{}_val.mat".format(difficulty)))["gt_list"]
+        counted = _ground_truth(root, "wider_{}_val.mat".format(difficulty))["gt_list"]
         truths[difficulty] = []
         for sample in samples:
+            if sample.name not in places:
+                raise ConfigError(
+                    "{} is in the list of test pictures and not in the official ground truth, which "
+                    "lists WIDER FACE's validation split.".format(sample.name)
+                )
             event, place = places[sample.name]
             rows = names["face_bbx_list"][event, 0][place, 0].astype(np.float64)
             boxes = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1)
@@ -66,6 +72,20 @@ def wider_truths(root: str, samples: Sequence[data.Sample]) -> Dict[str, List[Tr
             counts[numbers - 1] = True  # MATLAB counts from 1
             truths[difficulty].append(Truth(boxes, counts))
     return truths
+
+
+def _ground_truth(root: str, name: str) -> Dict[str, Any]:
+    """A file of the official ground truth, by MATLAB's names."""
+    from scipy.io import loadmat
+
+    path = os.path.join(root, "ground_truth", name)
+    try:
+        return loadmat(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            "{}: {}. The four .mat files of WIDER FACE's eval_tools/ground_truth belong "
+            "there.".format(path, getattr(error, "strerror", None) or error)
+        ) from error
 
 
 def plain_truths(samples: Sequence[data.Sample]) -> List[Truth]:
@@ -164,11 +184,26 @@ def reliability(judgement: Judgement, bins: int = 10) -> List[Tuple[float, float
     return rows
 
 
-def wider_report(detector: OnnxDetector, root: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-    """Figures on the test set, and the curves they come from."""
-    samples, skipped = data.wider_split(root, "val")
+def usable(
+    folder: str, samples: List[data.Sample], skipped: Sequence[data.Skipped]
+) -> List[data.Sample]:
+    """The samples; what had to be left out is printed by name and counted.
+
+    Raises:
+        ConfigError: nothing is left.
+    """
     for name, reason in skipped:
         print("skipped {}: {}".format(name, reason))
+    name = os.path.basename(folder)
+    print("{}: {} pictures, {} entries skipped".format(name, len(samples), len(skipped)))
+    if not samples:
+        raise ConfigError("{}: none of the listed pictures is there.".format(folder))
+    return samples
+
+
+def wider_report(detector: OnnxDetector, root: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    """Figures on the test set, and the curves they come from."""
+    samples = usable(root, *data.wider_split(root, "val"))
     truths = wider_truths(root, samples)
     found = detect(detector, samples, "WIDER test")
     curves = {name: protocol.score(found, truths[name]) for name in DIFFICULTIES}
@@ -181,12 +216,14 @@ def wider_report(detector: OnnxDetector, root: str) -> Tuple[Dict[str, Any], Dic
     figures["recall_40px_at_0.1_false_an_image"] = round(recall_at_false_boxes(tall, 0.1), 4)
     figures["recall_at_0.95_by_height_px"] = rounded(recall_by_height(found, everything, SHOWN))
     figures["mean_iou_at_0.5"] = round(at_score(medium, 0.5)["mean_iou"], 4)
-    return figures, {"curves": curves, "reliability": reliability(medium)}
+    shown = {"curves": curves, "reliability": reliability(medium), "images": len(samples)}
+    return figures, shown
 
 
 def near_report(detector: OnnxDetector, folder: str, list_name: str) -> Dict[str, Any]:
     """Figures on a set of faces near the camera."""
-    samples, _ = data.load(os.path.join(folder, list_name), os.path.join(folder, "images"))
+    listed = os.path.join(folder, list_name)
+    samples = usable(folder, *data.load(listed, os.path.join(folder, "images")))
     found, truths = detect(detector, samples, "near set"), plain_truths(samples)
     figures: Dict[str, Any] = {"ap": round(protocol.score(found, truths).average, 4)}
     figures["at_0.95"] = rounded(at_score(judge_all(found, truths), SHOWN))
@@ -208,8 +245,9 @@ def plot(curves: Dict[str, Any], folder: str, name: str) -> None:
             curve.recall, curve.precision, label="{} {:.3f}".format(difficulty, curve.average)
         )
     left.set(
-        xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="358 test images"
-    )
+        xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02),
+        title="{} test images".format(curves["images"]),
+    )  # fmt: skip
     left.legend(loc="lower left")
     rows = np.asarray(curves["reliability"])
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
@@ -268,4 +306,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("training.evaluate", main)

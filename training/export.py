@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge_app import card
 from edge_app.errors import ConfigError
-from training import model, train
+from training import command, model, train
 
 OPSET = 13
 IR_VERSION = 7  # what ONNX Runtime 1.10, the last for Python 3.6, still reads
@@ -285,4 +285,4 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("training.export", main)

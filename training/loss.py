@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.match import BACKGROUND, corners, iou
+from training.match import BACKGROUND, IGNORED, corners, iou
 
 
 def encode(faces: Tensor, defaults: Tensor, variances: Tuple[float, float]) -> Tensor:
@@ -95,5 +95,5 @@ def quality_loss(
     quality[image, box] = overlap.detach()
     losses = functional.binary_cross_entropy_with_logits(logit, quality, reduction="none")
     losses = losses * (logit.sigmoid() - quality).square()
-    score_loss = losses[owners > -2].sum()
+    score_loss = losses[owners != IGNORED].sum()
     return score_loss / count, 2 * box_loss / count

@@ -15,18 +15,19 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from training import data
+from training import command, data
 
 TRAIN = os.path.join("wider", "WIDER_train", "images")
 LIST = os.path.join("wider", "wider_face_split", "wider_face_train_bbx_gt.txt")
 
 
 def pack(root: str, path: str, long_side_px: int, quality: int) -> int:
-    """Write the file; gives the number of pictures reduced. Unreadable ones stay out, by name."""
+    """Write the file; gives the number of pictures packed. Unreadable ones stay out, by name."""
+    entries = list(data.read_list(os.path.join(root, LIST)))
     lines: List[str] = []
     count = 0
     with tarfile.open(path + ".new", "w") as archive:
-        for name, rows in tqdm(list(data.read_list(os.path.join(root, LIST))), desc="packing"):
+        for name, rows in tqdm(entries, desc="packing"):
             try:
                 pixels = data.read(os.path.join(root, TRAIN, *name.split("/")))
             except ValueError as error:
@@ -44,7 +45,8 @@ def pack(root: str, path: str, long_side_px: int, quality: int) -> int:
             if os.path.isdir(os.path.join(root, folder)):
                 archive.add(os.path.join(root, folder), folder)
         test_list = LIST.replace("_train_", "_val_")
-        archive.add(os.path.join(root, test_list), test_list)
+        if os.path.isfile(os.path.join(root, test_list)):
+            archive.add(os.path.join(root, test_list), test_list)
     os.replace(path + ".new", path)
     return count
 
@@ -77,4 +79,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("training.pack", main)

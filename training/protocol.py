@@ -51,7 +51,6 @@ class Judged(NamedTuple):
 
     recalled: np.ndarray  # (K,) int, faces that count found among the first k + 1
     proposed: np.ndarray  # (K,) bool, whether the detection enters the precision
-    face: np.ndarray  # (K,) int, the face it overlaps most if by half, else -1
 
 
 def judge(found: Found, truth: Truth, iou_threshold: float = 0.5) -> Judged:
@@ -61,7 +60,6 @@ def judge(found: Found, truth: Truth, iou_threshold: float = 0.5) -> Judged:
     """
     count = len(found.scores)
     recalled, proposed = np.zeros(count, np.int64), np.ones(count, bool)
-    face = np.full(count, -1, np.int64)
     taken = np.zeros(len(truth.boxes), bool)
     hits = 0
     table = overlaps(found.boxes, truth.boxes) if len(truth.boxes) else None
@@ -69,14 +67,13 @@ def judge(found: Found, truth: Truth, iou_threshold: float = 0.5) -> Judged:
         if table is not None:
             best = int(np.argmax(table[position]))
             if table[position, best] >= iou_threshold:
-                face[position] = best
                 if not truth.counts[best]:
                     proposed[position] = False
                 elif not taken[best]:
                     taken[best] = True
                     hits += 1
         recalled[position] = hits
-    return Judged(recalled, proposed, face)
+    return Judged(recalled, proposed)
 
 
 def score(found: Sequence[Found], truths: Sequence[Truth], iou_threshold: float = 0.5) -> Curve:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from edge_app import boxes
 from edge_app.errors import ConfigError
-from training import augment, data, loss, match, model, protocol, resident
+from training import augment, command, data, loss, match, model, protocol, resident
 
 
 class Recipe(NamedTuple):
@@ -554,4 +554,4 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("training.train", main)

@@ -3,7 +3,9 @@
 import cv2
 import made_faces
 import numpy as np
+import pytest
 
+from edge_app.errors import ConfigError
 from training import comparison, export, model
 
 
@@ -24,3 +26,9 @@ def test_each_model_has_a_panel_with_its_boxes(tmp_path):
     bare = drawn[1][comparison.LABEL_PX :]
     assert np.array_equal(bare[:, :wide], bare[:, wide:])
     assert not np.array_equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("name", ["none/out.png", "out.nothing"])
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path, name):
+    with pytest.raises(ConfigError, match="--out .*" + name):
+        comparison.write(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))

@@ -40,7 +40,14 @@ def test_a_folder_with_everything_that_can_be_wrong(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["a.jpg\n", "a.jpg\ntwo\n", "a.jpg\n2\n1 2 3 4 0 0 0 0 0 0\n", "a.jpg\n1\n1 2 3\n"]
+    "text",
+    [
+        "a.jpg\n",
+        "a.jpg\ntwo\n",
+        "a.jpg\n2\n1 2 3 4 0 0 0 0 0 0\n",
+        "a.jpg\n1\n1 2 3\n",
+        "a.jpg\n-1\n",
+    ],
 )
 def test_a_list_of_another_kind_is_refused_by_name(tmp_path, text):
     write(tmp_path / "list.txt", text)
@@ -50,6 +57,11 @@ def test_a_list_of_another_kind_is_refused_by_name(tmp_path, text):
 
 def test_a_missing_list_says_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="--data"):
+        data.wider_split(str(tmp_path), "train")
+    path = tmp_path / "wider_face_split" / "wider_face_train_bbx_gt.txt"
+    path.parent.mkdir()
+    path.write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(ConfigError, match="not a text.*--data"):
         data.wider_split(str(tmp_path), "train")
 
 

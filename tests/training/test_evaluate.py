@@ -5,7 +5,8 @@ import pytest
 from made_faces import write_wider
 from scipy.io import savemat
 
-from training import data, evaluate
+from edge_app.errors import ConfigError
+from training import data, evaluate, protocol
 from training.evaluate import Judgement
 from training.protocol import Found, Truth
 
@@ -90,3 +91,36 @@ def test_the_official_lists_say_which_faces_count(tmp_path):
     assert truths["easy"][0].counts.tolist() == [True, False]
     assert truths["medium"][0].counts.tolist() == [True, True]
     assert truths["hard"][0].counts.tolist() == [False, True]
+    with pytest.raises(ConfigError, match="0--Made/other.jpg is in the list"):
+        evaluate.wider_truths(str(tmp_path), [samples[0]._replace(name="0--Made/other.jpg")])
+
+
+def test_a_missing_or_damaged_ground_truth_says_what_belongs_there(tmp_path):
+    with pytest.raises(ConfigError, match="wider_face_val.mat.*eval_tools"):
+        evaluate.wider_truths(str(tmp_path), [])
+    (tmp_path / "ground_truth").mkdir()
+    (tmp_path / "ground_truth" / "wider_face_val.mat").write_text("nothing of the kind" * 20)
+    with pytest.raises(ConfigError, match="wider_face_val.mat.*eval_tools"):
+        evaluate.wider_truths(str(tmp_path), [])
+
+
+def test_what_is_left_out_is_named_and_counted_and_nothing_left_is_an_error(tmp_path, capsys):
+    write_wider(tmp_path, 1, split="val")
+    samples, _ = data.wider_split(str(tmp_path), "val")
+    lost = data.Skipped("0--Made/lost.jpg", "the picture is missing")
+    assert evaluate.usable("wider", samples, [lost]) == samples
+    out = capsys.readouterr().out
+    assert "skipped 0--Made/lost.jpg: the picture is missing" in out
+    assert "wider: 1 pictures, 1 entries skipped" in out
+    with pytest.raises(ConfigError, match="wider: none"):
+        evaluate.usable("wider", [], [lost])
+
+
+def test_the_plot_says_how_many_pictures_there_were(tmp_path):
+    curve = protocol.Curve(np.linspace(0, 1, 1000), np.ones(1000), 1.0)
+    curves = {name: curve for name in evaluate.DIFFICULTIES}
+    for images in (7, 12):
+        shown = {"curves": curves, "reliability": [(0.5, 0.5, 9)], "images": images}
+        evaluate.plot(shown, str(tmp_path), "n{}".format(images))
+    texts = [(tmp_path / "training-n{}.svg".format(n)).read_text() for n in (7, 12)]
+    assert "<!-- 7 test images -->" in texts[0] and "<!-- 12 test images -->" in texts[1]

@@ -6,6 +6,7 @@ import made_faces
 import numpy as np
 import pytest
 
+from edge_app.errors import ConfigError
 from training import curves, data, pack
 
 
@@ -41,3 +42,19 @@ def test_a_log_with_a_resume_in_it_is_read_once(tmp_path):
     assert curves.smoothed(log.losses) == ([0.5, 1.0], [3, pytest.approx(2.5)])
     curves.plot([log], str(tmp_path / "out.svg"))
     assert (tmp_path / "out.svg").stat().st_size > 1000
+
+
+def test_a_file_that_is_no_log_is_refused_by_name(tmp_path):
+    for name, text in (("text.jsonl", "step 1"), ("other.jsonl", "{}"), ("list.jsonl", "[1]")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match=name):
+            curves.read_log(str(tmp_path / name))
+    with pytest.raises(ConfigError, match="none.jsonl"):
+        curves.read_log(str(tmp_path / "none.jsonl"))
+
+
+def test_a_folder_without_a_test_part_is_packed(tmp_path):
+    made_faces.write_wider(tmp_path / "data" / "wider", 2)
+    assert pack.pack(str(tmp_path / "data"), str(tmp_path / "data.tar"), 50, 90) == 2
+    with tarfile.open(str(tmp_path / "data.tar")) as archive:
+        assert not [name for name in archive.getnames() if "_val_" in name]
