@@ -75,10 +75,23 @@ def rtsp(uri: str, settings: CameraSettings, jetson: bool) -> Launch:
 
 
 def clip(path: str, settings: CameraSettings, jetson: bool) -> Launch:
-    """A video file of any kind that the installed plugins can decode."""
+    """A video file of any kind that the installed plugins can decode, upright as its camera noted.
+
+    ``flip`` comes after that: what a person turns is the picture that a player shows.
+    """
+    number = FLIPS.index(settings.flip)
+    turn = "videoflip video-direction=auto ! "
+    if number:
+        turn += "videoflip video-direction={} ! ".format(_VIDEOFLIP_DIRECTIONS[number])
     text = (
-        'filesrc name=source ! decodebin caps="video/x-raw(ANY)" expose-all-streams=false ! {} ! {}'
-    ).format(_to_bgr(settings.flip, jetson), _FILE_SINK)
+        'filesrc name=source ! decodebin caps="video/x-raw(ANY)" expose-all-streams=false ! '
+        "{} ! {}{} ! {}"
+    ).format(
+        "nvvidconv ! video/x-raw, format=BGRx" if jetson else "videoconvert",
+        turn,
+        _to_bgr("none", False),
+        _FILE_SINK,
+    )
     advice = "Is it a complete video? `gst-discoverer-1.0` and `ffprobe` tell."
     return Launch(text, {"location": path}, False, 10.0, advice)
 

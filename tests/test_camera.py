@@ -2,6 +2,7 @@
 
 import logging
 import os
+import struct
 import sys
 import time
 
@@ -123,6 +124,40 @@ def test_both_readers_flip_alike(gstreamer, movie, monkeypatch, flip):
     turned = read_all(open_camera(settings(movie, flip=flip)))[0].pixels
     np.testing.assert_array_equal(turned.shape, flipped(upright, flip).shape)
     assert np.abs(turned.astype(int) - flipped(upright, flip)).mean() < 3
+
+
+def noted(movie, folder, matrix):
+    """The clip as a camera writes it that was held sideways: turned, and with a note of how (ISO 14496-12)."""
+    with open(movie, "rb") as file:
+        data = bytearray(file.read())
+    place = data.index(b"tkhd") + 4 + 40  # version 0: its matrix is 40 bytes further on
+    assert struct.unpack_from(">9i", data, place)[0] == 0x10000
+    struct.pack_into(">9i", data, place, *matrix)
+    path = str(folder / "held sideways.mp4")
+    with open(path, "wb") as file:
+        file.write(data)
+    return path
+
+
+@pytest.mark.parametrize("flip", ["none", "horizontal-flip", "clockwise"])
+def test_clip_of_a_camera_held_sideways_is_upright(gstreamer, movie, tmp_path, flip):
+    matrix = (0, 0x10000, 0, -0x10000, 0, 0, 96 << 16, 0, 0x40000000)  # a quarter turn clockwise
+    stored = read_all(open_camera(settings(movie)))
+    frames = read_all(open_camera(settings(noted(movie, tmp_path, matrix), flip=flip)))
+    assert len(frames) == len(stored) == 20
+    for frame, before in zip(frames, stored):
+        wanted = flipped(np.rot90(before.pixels, 3), flip)
+        assert frame.pixels.shape == wanted.shape
+        assert np.abs(frame.pixels.astype(int) - wanted).mean() < 3
+
+
+def test_clip_held_sideways_on_a_jetson(nvstub, movie, tmp_path):
+    matrix = (-0x10000, 0, 0, 0, -0x10000, 0, 160 << 16, 96 << 16, 0x40000000)  # upside down
+    line = clip(noted(movie, tmp_path, matrix), SMALL._replace(flip="vertical-flip"), True)
+    frames = read_all(GStreamerCamera(movie, line, 1.0))
+    stored = read_all(open_camera(settings(movie)))
+    assert len(frames) == 20
+    assert np.abs(frames[0].pixels.astype(int) - stored[0].pixels[:, ::-1]).mean() < 3
 
 
 def test_clip_on_a_jetson_goes_through_its_converter(nvstub, movie):
