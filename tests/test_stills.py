@@ -95,6 +95,29 @@ def test_a_drawing_never_overwrites_its_image(command, tmp_path, capsys):
     assert "give another folder" in capsys.readouterr().err
 
 
+def test_a_drawing_never_overwrites_another_image(command, tmp_path, capsys):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "a.png")
+    before = (tmp_path / "two" / "a.png").read_bytes()
+    assert command("--draw", tmp_path / "two", tmp_path / "one", tmp_path / "two") == 74
+    assert (tmp_path / "two" / "a.png").read_bytes() == before
+    assert "two/a.png would be overwritten by the drawing of" in capsys.readouterr().err
+
+
+def test_images_of_one_name_get_a_drawing_each(command, tmp_path):
+    paths = []
+    for number, name in enumerate(["a.png", "a.bmp", "a.tif", "a.png"]):
+        (tmp_path / str(number)).mkdir()
+        paths.append(write(tmp_path / str(number) / name, (64 + 16 * number, 48)))
+    for _ in range(2):  # again, over those of before
+        assert command("--draw", tmp_path / "drawn", *paths) == 0
+        names = ["a.png", "a.bmp", "a-2.png", "a-3.png"]
+        assert sorted(os.listdir(str(tmp_path / "drawn"))) == sorted(names)
+        widths = [cv2.imread(str(tmp_path / "drawn" / name)).shape[1] for name in names]
+        assert widths == [64, 80, 96, 112]
+
+
 def resident_mb():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
