@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from edge_app.card import ModelCard, card_path, load_card, sha256_of, verify_model
@@ -62,11 +63,32 @@ def build(
 
     Raises:
         CardError: card or model is missing, or they are not of the same export.
-        DetectorError: TensorRT or the kernels' compiler refused, or the parity gate did.
+        DetectorError: TensorRT or the kernels' compiler refused, or the parity gate did; or the folder is
+            closed to us, or full.
     """
     card = load_card(card_path(onnx_path))
     verify_model(card, onnx_path)
     files = cache.files_of(onnx_path, options.output)
+    with _kept_beside(files.engine):
+        _build(onnx_path, card, files, options, progress)
+    return files
+
+
+@contextmanager
+def _kept_beside(engine: str) -> Iterator[None]:
+    """Says which folder it is that cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        raise DetectorError(
+            "the engine cannot be kept as {}: {}. Its folder must be writable and have room; another one is "
+            "set by --output of 'edge-app convert', and by detector.engines.".format(engine, error)
+        ) from error
+
+
+def _build(
+    onnx_path: str, card: ModelCard, files: EngineFiles, options: ConvertOptions, progress: Progress
+) -> None:
     os.makedirs(os.path.dirname(files.engine), exist_ok=True)
     gpu = _gpu_or_none()
     started = time.monotonic()
@@ -98,7 +120,6 @@ def build(
             "UNVERIFIED: {} was not run on a GPU; the first start on one compares it with ONNX "
             "Runtime and refuses it if they differ.".format(files.engine)
         )
-    return files
 
 
 def ensure(
@@ -122,14 +143,16 @@ def ensure(
         progress("building the engine: {}".format(stale.engine))
         options = ConvertOptions(precision=_precision_of(files), output=folder)
         return build(onnx_path, options, progress)
-    if stale.kernels:
-        progress("compiling the kernels: {}".format(stale.kernels))
-        _compile_kernels(files, gpu.sm, progress)
-    record = cache.load_record(files.record)
-    if not record.verified:
-        progress("trying the engine, which was never run on a GPU")
-        record = _gate(onnx_path, card, files.engine, record, False, progress)
-        cache.save_record(record._replace(kernels=cache.kernels_entry(files, gpu.sm)), files.record)
+    with _kept_beside(files.engine):
+        if stale.kernels:
+            progress("compiling the kernels: {}".format(stale.kernels))
+            _compile_kernels(files, gpu.sm, progress)
+        record = cache.load_record(files.record)
+        if not record.verified:
+            progress("trying the engine, which was never run on a GPU")
+            record = _gate(onnx_path, card, files.engine, record, False, progress)
+            record = record._replace(kernels=cache.kernels_entry(files, gpu.sm))
+            cache.save_record(record, files.record)
     return files
 
 

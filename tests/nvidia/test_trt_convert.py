@@ -209,6 +209,13 @@ def test_the_output_folder_is_made(machine, tensorrt, model, tmp_path):
     assert os.path.exists(files.engine) and os.path.exists(files.cubins[1])
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(model, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    folder = str(tmp_path / "file" / "engines")
+    with pytest.raises(DetectorError, match=r"engines/small_ssd.engine: .*Not a directory.*--output"):
+        convert.build(model, ConvertOptions(output=folder))
+
+
 def test_the_timing_cache_is_kept_and_grows(machine, tensorrt, model):
     tensorrt("8.2.1")
     files, _ = convert_it(model)
