@@ -1,6 +1,7 @@
 """The command line, and the composition root: the one place that knows every part."""
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -10,13 +11,14 @@ import threading
 import time
 from types import FrameType
 from typing import Any, Callable, Dict, List, Optional, Sequence
+from urllib.parse import unquote
 
 from edge_app import __version__, config
 from edge_app.appliance import logs
 from edge_app.arguments import parse
 from edge_app.camera import Camera, CameraOpener, is_jetson, without_password
 from edge_app.detector import Detector
-from edge_app.errors import DetectorError, EdgeAppError, EndOfStream
+from edge_app.errors import DetectorError, DisplayError, EdgeAppError, EndOfStream
 
 log = logging.getLogger(__name__)
 
@@ -26,24 +28,55 @@ _IDLE_S = 0.1  # the window is served, and a stop noticed, at least this often
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done. 2: the command line is wrong. 78: a setting is wrong. Others: see ``edge_app.errors``.
+    0: done. 2: the command line is wrong. 78: a setting is wrong. 130: stopped by Ctrl-C, where that is
+    not the way to end. Others: see ``edge_app.errors``.
     """
     options = parse(arguments)
     logs.install(options.verbose, sys.stderr, os.environ.get("JOURNAL_STREAM", ""))
     try:
-        return _COMMANDS[options.name](options)
+        status = _COMMANDS[options.name](options)
+        _flush()
+        return status
     except EdgeAppError as error:
         return _report(error, options.verbose)
     except BrokenPipeError:  # the reader of our output has gone: head, less
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return 0
+    except KeyboardInterrupt:
+        _settle()
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename:
+            raise
+        _print_nowhere()
+        return _report(DisplayError("what it says cannot be written: the disk is full"), False)
+
+
+def _flush() -> None:
+    """What was printed is on its way; without a standard output (``>&-``) there is nothing to do."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _settle() -> None:
+    """The same at an end that has another reason; where it does not go, so be it."""
+    try:
+        _flush()
+    except OSError:
+        _print_nowhere()
+
+
+def _print_nowhere() -> None:
+    """From now on; what is still held back goes there too, so that the end of the process is quiet."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: EdgeAppError, verbose: bool) -> int:
     """Say what went wrong in one clear message; returns its exit status."""
     if verbose:
         log.error("where it happened:", exc_info=error)
-    sys.stdout.flush()
+    _settle()
     print("edge-app: {}".format(error), file=sys.stderr)
     return error.exit_status
 
@@ -59,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     from edge_app.tracker import Tracker
 
     settings = _settings(options).settings
+    _keep_source(settings)
     stopping = _stop_on_signals()
     meter, tracker, overlay = Meter(), Tracker(settings.faces), Overlay(settings.display.figures)
     privacy = Privacy(settings.privacy)
@@ -155,6 +189,7 @@ def show_config(options: argparse.Namespace) -> int:
             section = path.split(".")[0]
             print("{}:".format(section))
         shown = "(set, not shown)" if path in config.SECRETS and value else json.dumps(value)
+        shown = without_password(shown)
         line = "  {}: {}".format(path.split(".")[1], shown)
         print("{:<48}# {}".format(line, loaded.origins.get(path, "default")))
     return 0
@@ -336,6 +371,23 @@ def open_displays(
     )
 
 
+def _keep_source(settings: config.Settings) -> None:
+    """See that no clip is written over the one that it shows.
+
+    Raises:
+        DisplayError: it would be.
+    """
+    source = settings.camera.source
+    source = unquote(source[len("file://") :]) if source.startswith("file://") else source
+    for word in (part.strip() for part in settings.display.kind.split(",")):
+        path = word[len("file:") :] if word.startswith("file:") else ""
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise DisplayError(
+                "{} would be overwritten by its own clip; give another name to --display "
+                "file:PATH.".format(path)
+            )
+
+
 class _Limits:
     """When a run ends by itself: after so many frames on the screen, or so many seconds."""
 
@@ -370,8 +422,7 @@ def _leave(status: int, stuck: Sequence[str]) -> int:
         return status
     log.warning("the %s would not stop (stuck in its driver); leaving without it", " and ".join(stuck))
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _settle()
     os._exit(status)
 
 

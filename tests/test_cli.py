@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -234,7 +235,63 @@ def test_a_terminal_that_knows_only_ascii_gets_its_table_too(model, pictures):
     assert "faces shown" in out
 
 
+def edge_app(*arguments, shell="exec {}", **options):
+    """(exit status, standard error) of a command in a shell, its output held back as for a file."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-m", "edge_app"] + [str(word) for word in arguments]
+    line = shell.format(" ".join(shlex.quote(word) for word in words))
+    process = subprocess.Popen(
+        ["bash", "-o", "pipefail", "-c", line], env=environment, stderr=subprocess.PIPE, **options
+    )
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments, shell, status, said",
+    [
+        (["config"], "{} | true", 0, ""),
+        (["config"], "{} > /dev/full", 74, "edge-app: what it says cannot be written"),
+        (["config"], "PYTHONUNBUFFERED=1 {} > /dev/full", 74, "edge-app: what it says cannot be"),
+        (["config"], "{} >&-", 0, ""),
+        (["detect", "nowhere.jpg"], "{} >&-", 65, "edge-app: nowhere.jpg: no such file"),
+    ],
+)
+def test_output_that_goes_nowhere(arguments, shell, status, said):
+    found, err = edge_app(*arguments, shell=shell)
+    assert found == status, err
+    assert err.startswith(said) and len(err.splitlines()) == (1 if said else 0)
+
+
+def test_ctrl_c_ends_a_command_quietly(model, tmp_path):
+    fifo = str(tmp_path / "picture.jpg")
+    os.mkfifo(fifo)
+
+    words = [sys.executable, "-m", "edge_app", "detect", "--set", model, fifo]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with open(fifo, "wb"):  # opened on both sides: it waits for the picture now
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_a_clip_is_not_written_over_its_source(model, pictures, tmp_path, capsys):
+    clip = tmp_path / "a clip.mp4"
+    assert main(["run", "--set", model, "--source", pictures, "--display", "file:%s" % clip]) == 0
+    before = clip.read_bytes()
+    same = str(tmp_path / "pictures" / ".." / "a clip.mp4")
+    for source in (str(clip), "file://" + str(clip).replace(" ", "%20")):
+        arguments = ["--source", source, "--display", "none, file:" + same]
+        assert main(["run", "--set", model] + arguments) == 74
+        assert "would be overwritten by its own clip" in capsys.readouterr().err
+        assert clip.read_bytes() == before
+
+
 def test_secrets_are_not_printed(capsys):
     assert main(["config", "--set", "web.token=geheim", "--set", "rtsp.password=geheim"]) == 0
     printed = capsys.readouterr().out
     assert "geheim" not in printed and printed.count("(set, not shown)") == 2
+    camera = ["camera.source=rtsp://me:geheim@camera/1", "events.mqtt=mqtt://me:geheim@broker/faces"]
+    assert main(["config", "--set", camera[0], "--set", camera[1]]) == 0
+    printed = capsys.readouterr().out
+    assert "geheim" not in printed and "rtsp://me:***@camera/1" in printed
