@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         "note": options.note,
     }
     if options.weights.endswith(".pt"):
-        state = torch.load(options.weights, map_location="cpu", weights_only=True)
+        state = train.read_checkpoint(options.weights)
         about.update(steps=state["step"], batch=state["options"]["batch"], recipe=state["recipe"])
     export(
         network, tuple(options.size or network.input_wh), options.out,

@@ -51,6 +51,12 @@ RECIPES = {
     ),
 }
 WINDOWS = {"paper": augment.PAPER, "faces": augment.FACES, "close": augment.CLOSE}
+NAMED = {  # fields of a recipe that choose among names
+    "matching": ("overlap", "adaptive"),
+    "loss": ("multibox", "quality"),
+    "optimiser": ("sgd", "adamw"),
+    "windows": tuple(WINDOWS),
+}
 WARM_UP_STEPS = 300
 EMA_DECAY = 0.998
 VALIDATION_BATCH = 16
@@ -69,18 +75,29 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
             raise ConfigError(
                 "--change {}: a recipe has {}.".format(change, ", ".join(Recipe._fields))
             )
-        try:
-            value = WINDOWS[text] if name == "windows" else json.loads(text.lower())
-        except (KeyError, ValueError):
-            value = text
-        if type(value) is not type(getattr(recipe, name)):
-            raise ConfigError(
-                "--change {}: {} is {!r} now; the value must be of that kind.".format(
-                    change, name, getattr(recipe, name)
-                )
-            )
+        if name not in NAMED:
+            value = _number(change, text, getattr(recipe, name))
+        elif text in NAMED[name]:
+            value = WINDOWS[text] if name == "windows" else text
+        else:
+            raise ConfigError("--change {}: one of {}.".format(change, ", ".join(NAMED[name])))
         recipe = recipe._replace(**{name: value})
     return recipe
+
+
+def _number(change: str, text: str, now: Any) -> Any:
+    """The number or truth that ``text`` says, of the type of ``now``."""
+    try:
+        value = json.loads(text.lower())
+    except ValueError:
+        value = text
+    if type(now) is float and type(value) is int:
+        value = float(value)
+    if type(value) is not type(now):
+        raise ConfigError(
+            "--change {}: it is {!r} now; the value must be of that kind.".format(change, now)
+        )
+    return value
 
 
 class Views(Dataset):
@@ -292,7 +309,8 @@ class Run:
             model.load_backbone(self.network, options.backbone)
         if options.init:
             load_weights(self.network, options.init)
-        if options.backbone or options.init:
+        self.is_taught = bool(options.backbone or options.init)
+        if self.is_taught:
             self.keep_backbone()
         self.average = copy.deepcopy(self.network).eval()
         self.average.requires_grad_(False)
@@ -337,19 +355,25 @@ class Run:
         """Go on from the checkpoint, if there is one.
 
         Raises:
-            ConfigError: it is of another model, recipe, seed or size.
+            ConfigError: it is of another model, recipe, seed, size or validation part, or damaged.
         """
         if not os.path.exists(self.checkpoint):
             return
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        for key in ("model", "recipe", "change", "seed", "size", "batch"):
-            mine, theirs = getattr(self.options, key), state["options"].get(key)
+        state = read_checkpoint(self.checkpoint, self.device)
+        before = state["options"]
+        for key in ("model", "recipe", "change", "seed", "size", "batch", "validation"):
+            mine, theirs = getattr(self.options, key), before.get(key)
             if mine != theirs:
                 raise ConfigError(
                     "{} was trained with --{} {}, not {}; choose another --out.".format(
                         self.checkpoint, key, theirs, mine
                     )
                 )
+        if bool(before["backbone"] or before["init"]) != self.is_taught:
+            raise ConfigError(
+                "{} began with --backbone {} --init {}; name them again, or choose another "
+                "--out.".format(self.checkpoint, before["backbone"], before["init"])
+            )
         self.network.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -376,6 +400,26 @@ class Run:
         return parts.detach()
 
 
+def read_checkpoint(path: str, device: torch.device = torch.device("cpu")) -> Dict[str, Any]:
+    """What ``Run.save`` wrote.
+
+    Raises:
+        ConfigError: the file is missing, damaged or something else.
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(
+            "{}: there is no such file; training leaves last.pt and final.pt in its --out.".format(path)
+        )
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        is_ours = {"average", "optimiser", "step", "options"} <= set(state)
+    except Exception as error:  # zip's, pickle's and PyTorch's own for a damaged file
+        raise ConfigError("{} is damaged or no checkpoint at all.".format(path)) from error
+    if not is_ours:
+        raise ConfigError("{} is no checkpoint of a training run.".format(path))
+    return state
+
+
 def load_weights(network: model.SSD, path: str) -> None:
     """Weights of a whole network: an ``.npz`` of ``training.export`` or a checkpoint's average.
 
@@ -386,7 +430,7 @@ def load_weights(network: model.SSD, path: str) -> None:
         arrays = model.read_arrays(path)
         state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     else:
-        state = torch.load(path, map_location="cpu", weights_only=True)["average"]
+        state = read_checkpoint(path)["average"]
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -423,12 +467,22 @@ def batches(views: Views, keys: Batches, run: Run) -> Iterable[Any]:
 
 
 def train(run: Run, views: Views, validation: data.Pictures) -> None:
-    """The loop: learn, log, validate after each epoch, save every few minutes and at the end."""
+    """The loop: learn, log, validate after each epoch, save every few minutes and at the end.
+
+    Raises:
+        ConfigError: the run has come further than this time it shall.
+    """
     options, log = run.options, os.path.join(run.options.out, "log.jsonl")
     is_first = rank_and_ranks()[0] == 0
     an_epoch = steps_of_epoch(len(views), options.batch)
     steps = max(1, int(round(options.epochs * an_epoch)))
     last = min(steps, options.stop_at) if options.stop_at else steps
+    if run.step > last:
+        raise ConfigError(
+            "{} is at step {} already, past the {} that --epochs and --stop-at allow.".format(
+                run.checkpoint, run.step, last
+            )
+        )
     keys = Batches(len(views), options.batch, run.sizes, options.seed, run.step, last)
     run.network.train()
     falls_at = int(np.ceil(steps * (1 - run.recipe.falling)))
@@ -491,24 +545,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--size", type=size, nargs="+",
         help="of the input, as 320x320; default the model's own; batches take turns among several",
     )  # fmt: skip
-    parser.add_argument("--epochs", type=float, default=50)
-    parser.add_argument("--batch", type=int, default=16, help="over all GPUs together")
+    parser.add_argument("--epochs", type=positive, default=50)
+    parser.add_argument("--batch", type=whole, default=16, help="over all GPUs together")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--backbone", help="ImageNet weights of the backbone (.npz)")
     parser.add_argument("--init", help="weights to start from (.npz or .pt)")
-    parser.add_argument("--validation", type=float, default=0.05, help="share split off the set")
+    parser.add_argument("--validation", type=share, default=0.05, help="share split off the set")
     parser.add_argument(
-        "--validate-every", type=int, default=1, help="epochs from one validation to the next"
+        "--validate-every", type=whole, default=1, help="epochs from one validation to the next"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-bf16", dest="bf16", action="store_false")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=whole, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that augment")
     parser.add_argument(
         "--resident", action="store_true", default=None,
         help="keep the set on the device; a GPU with room for it does so anyway",
     )  # fmt: skip
-    parser.add_argument("--log-steps", type=int, default=20)
+    parser.add_argument("--log-steps", type=whole, default=20)
     parser.add_argument("--save-s", type=float, default=180, help="seconds between checkpoints")
     parser.add_argument(
         "--stop-at", type=int, default=0, help="stop after this step, to go on later"
@@ -523,8 +577,54 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def size(text: str) -> List[int]:
     """[320, 240] of "320x240"."""
-    width, height = (int(part) for part in text.split("x"))
+    width, height = (whole(part) for part in text.split("x"))
     return [width, height]
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A number over 0."""
+    if not 0 < float(text) < float("inf"):
+        raise ValueError
+    return float(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 up to, but not, 1."""
+    if not 0 <= float(text) < 1:
+        raise ValueError
+    return float(text)
+
+
+def read_set(options: argparse.Namespace) -> Tuple[data.Pictures, data.Pictures]:
+    """Pictures to learn from and to validate on; what is left out is printed by name and counted.
+
+    Raises:
+        ConfigError: there are fewer than one for each process.
+    """
+    samples, skipped = data.wider_split(options.data, "train")
+    learning, validating = data.split_validation(samples, options.validation)
+    pictures, validation = data.Pictures(learning), data.Pictures(validating)
+    skipped += pictures.skipped + validation.skipped
+    rank, ranks = rank_and_ranks()
+    if rank == 0:
+        for name, reason in skipped:
+            print("skipped {}: {}".format(name, reason))
+        print("{} pictures, {} for validation, {} entries skipped".format(
+            len(pictures), len(validation), len(skipped)), flush=True)  # fmt: skip
+    if min(len(pictures), options.batch) < ranks:
+        raise ConfigError(
+            "--data {}: {} pictures in batches of {} are not one for each of {} processes.".format(
+                options.data, len(pictures), options.batch, ranks
+            )
+        )
+    return pictures, validation
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -533,6 +633,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     torch.set_num_threads(options.threads)
     os.makedirs(options.out, exist_ok=True)
     device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no GPU here; leave it out, or see nvidia-smi.")
     if "RANK" in os.environ:
         if options.seconds:
             raise ConfigError("--seconds: processes would stop at different steps; use --stop-at.")
@@ -540,14 +642,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-    samples, skipped = data.wider_split(options.data, "train")
-    learning, validating = data.split_validation(samples, options.validation)
-    pictures, validation = data.Pictures(learning), data.Pictures(validating)
-    skipped += pictures.skipped + validation.skipped
-    for name, reason in skipped:
-        print("skipped {}: {}".format(name, reason))
-    print("{} pictures, {} for validation, {} entries skipped".format(
-        len(pictures), len(validation), len(skipped)), flush=True)  # fmt: skip
+    pictures, validation = read_set(options)
     run = Run(options, device)
     run.resume()
     train(run, Views(pictures, run.recipe.windows, options.seed), validation)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import made_faces
 import numpy as np
@@ -62,11 +63,77 @@ def test_a_checkpoint_of_another_run_is_refused(wider, tmp_path):
         train.main(arguments(wider, tmp_path, "--seed", "2", name="blazeface"))
 
 
+    with pytest.raises(ConfigError, match="--validation 0.2, not 0.1"):  # would learn what judges it
+        train.main(arguments(wider, tmp_path, "--validation", "0.1", name="blazeface"))
+    last = str(tmp_path / "last.pt")
+    with pytest.raises(ConfigError, match="--backbone None --init None"):
+        train.main(arguments(wider, tmp_path, "--init", last, name="blazeface"))
+
+
+def test_a_run_that_has_come_further_is_not_called_done(wider, tmp_path):
+    train.main(arguments(wider, tmp_path, "--stop-at", "3", name="blazeface"))
+    for less in (["--epochs", "1"], ["--stop-at", "2"]):
+        with pytest.raises(ConfigError, match="at step 3 already, past the 2"):
+            train.main(arguments(wider, tmp_path, *less, name="blazeface"))
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(wider, tmp_path):
+    options = [*arguments(wider, tmp_path / "killed", name="blazeface"), "--save-s", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train", *options, "--epochs", "1000"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / "last.pt").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    step = train.read_checkpoint(str(tmp_path / "killed" / "last.pt"))["step"]
+    epochs = ["--epochs", str(step // 2 + 2)]  # all within the warm-up, so the rate is the same
+    train.main([*options, *epochs])
+    train.main([*arguments(wider, tmp_path / "whole", name="blazeface"), *epochs])
+    whole, killed = (
+        train.read_checkpoint(str(tmp_path / name / "final.pt")) for name in ("whole", "killed")
+    )
+    assert whole["step"] == killed["step"] > step
+    for part in ("model", "average"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, killed[part][name]), name
+
+
 def test_weights_of_another_network_are_refused(wider, tmp_path):
     path = str(tmp_path / "odd.npz")
     np.savez(path, nothing=np.zeros(3, np.float32))
     with pytest.raises(ConfigError, match="odd.npz"):
         train.load_weights(model.blazeface(), path)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path):
+    (tmp_path / "junk.pt").write_text("junk")
+    torch.save({"model": {}}, str(tmp_path / "other.pt"))
+    for name, reason in (("junk", "damaged"), ("other", "no checkpoint"), ("none", "no such file")):
+        with pytest.raises(ConfigError, match=name + ".pt.*" + reason):
+            train.load_weights(model.blazeface(), str(tmp_path / (name + ".pt")))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--size", "300"], ["--size", "0x64"], ["--batch", "0"], ["--epochs", "-1"],
+     ["--validation", "1"], ["--validate-every", "0"]],
+)  # fmt: skip
+def test_impossible_numbers_are_refused_before_anything_is_read(tmp_path, option, capsys):
+    with pytest.raises(SystemExit):
+        train.main(arguments(tmp_path / "none", tmp_path / "out", *option))
+    assert option[0] in capsys.readouterr().err
+
+
+def test_a_set_of_missing_pictures_is_refused_after_they_are_named(tmp_path, capsys):
+    made_faces.write_wider(tmp_path, 1)
+    (tmp_path / "WIDER_train" / "images" / "0--Made" / "made_0.png").unlink()
+    with pytest.raises(ConfigError, match="0 pictures"):
+        train.main(arguments(tmp_path, tmp_path / "out", name="blazeface"))
+    assert "skipped 0--Made/made_0.png" in capsys.readouterr().out
 
 
 def test_fields_of_a_recipe_are_set_otherwise_and_nonsense_is_refused():
@@ -76,7 +143,9 @@ def test_fields_of_a_recipe_are_set_otherwise_and_nonsense_is_refused():
     assert recipe == face._replace(
         matching="overlap", windows=augment.PAPER, frozen_blocks=0, is_norm_frozen=False, rate=0.5
     )
-    for change in ("speed=1", "rate=fast", "frozen_blocks=", "windows=4", "matching=1.5"):
+    assert train.changed(face, ["rate=1", "optimiser=sgd"]).rate == 1.0
+    wrong = ["speed=1", "rate=fast", "frozen_blocks=", "windows=4", "matching=1.5"]
+    for change in [*wrong, "optimiser=SGD", "loss=focal"]:
         with pytest.raises(ConfigError, match="--change " + change.split("=")[0]):
             train.changed(face, [change])
 
