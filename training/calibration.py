@@ -20,12 +20,14 @@ from tqdm import tqdm
 from edge_app import boxes, card
 from edge_app.config import DetectorSettings
 from edge_app.detector import Stretch
+from edge_app.errors import ConfigError
 from training import command, data, protocol
 from training.evaluate import SCORE_FLOOR, SHOWN, Judgement, at_score, plain_truths, rounded
 from training.protocol import Found, Truth
 
 SMALLEST_PX = 6.0  # of a face at the network's input: smaller ones teach nothing
 ENOUGH = 200  # right detections for a shift of their own
+FEWEST = 50  # right detections for a calibration at all
 
 
 class Answers(NamedTuple):
@@ -97,15 +99,28 @@ def best(answers: Answers) -> Answers:
 
 
 def fit_platt(logits: np.ndarray, right: np.ndarray, steps: int = 50) -> Tuple[float, float]:
-    """Factor and shift of the logit that make scores probabilities (Platt 1999), by Newton."""
+    """Factor and shift of the logit that make scores probabilities (Platt 1999), by Newton.
+
+    Moves that would make it worse are halved: where wrong and right hardly mix, whole ones run away
+    (Lin, Lin and Weng, "A note on Platt's probabilistic outputs", 2007).
+
+    Args:
+        logits: (D,); right: (D,) bool.
+    """
     design = np.stack([logits, np.ones_like(logits)], axis=1)
     weights = np.array([1.0, 0.0])
+
+    def entropy(tried: np.ndarray) -> float:
+        return float(np.sum(np.logaddexp(0, design @ tried) - right * (design @ tried)))
+
     for _ in range(steps):
-        probability = 1 / (1 + np.exp(-design @ weights))
+        probability = 0.5 + 0.5 * np.tanh(0.5 * design @ weights)  # never overflows
         gradient = design.T @ (probability - right)
         curvature = probability * (1 - probability)
         hessian = (design * curvature[:, None]).T @ design + 1e-6 * np.eye(2)
         move = np.linalg.solve(hessian, gradient)
+        while entropy(weights - move) > entropy(weights) and np.abs(move).max() >= 1e-9:
+            move = move / 2
         weights = weights - move
         if np.abs(move).max() < 1e-9:
             break
@@ -134,12 +149,17 @@ def lowest_logit(answers: Answers, precision: float) -> float:
 
 
 def groups(answers: Answers, count: int) -> List[List[int]]:
-    """Maps that share a shift, finest first: from the coarsest on, until there is enough."""
+    """Maps that share a shift, finest first: from the coarsest on, until there is enough.
+
+    Fine maps with too little of their own join those above them.
+    """
     parts: List[List[int]] = [[]]
     for number in reversed(range(count)):
         if answers.right[np.isin(answers.maps, parts[0])].sum() >= ENOUGH:
             parts.insert(0, [])
         parts[0].insert(0, number)
+    if len(parts) > 1 and answers.right[np.isin(answers.maps, parts[0])].sum() < ENOUGH:
+        parts[:2] = [parts[0] + parts[1]]
     return parts
 
 
@@ -149,9 +169,21 @@ def calibrate(answers: Answers, count: int, precision: float) -> Tuple[float, Li
     The factor is Platt's over all. A shift is the mean of two: Platt's, and the one that puts 0.95,
     where the product shows a face, at the lowest score that keeps the wanted precision. The latter
     hangs on a handful of wrong boxes; the mean has less chance in it.
+
+    Raises:
+        ConfigError: there is too little to tell, or higher scores are not more often right.
     """
+    if answers.right.sum() < FEWEST:
+        raise ConfigError(
+            "the network finds {} faces in the validation part, too few to calibrate by (at least "
+            "{}); take more pictures (--validation, --events) or train it longer.".format(
+                int(answers.right.sum()), FEWEST
+            )
+        )
     some = best(answers)
     factor = fit_platt(some.logits, some.right)[0]
+    if not factor > 0:
+        raise ConfigError("higher scores are not more often right; train the network longer.")
     shifts = [0.0] * count
     for part in groups(answers, count):
         own = answers.of(np.isin(answers.maps, part))
@@ -182,6 +214,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     samples, _ = data.wider_split(os.path.join(options.data, "wider"), "train")
     _, samples = data.split_validation(samples, options.validation)
     samples = [one for one in samples if re.match(options.events, one.name)]
+    if not samples:
+        raise ConfigError(
+            "--validation {} --events {}: no picture of --data {} is left to calibrate on.".format(
+                options.validation, options.events, options.data
+            )
+        )
     answers = answer(options.onnx, samples, options.threads)
     count = len(card.load_card(card.card_path(options.onnx)).layers)
     factor, shifts = calibrate(answers, count, options.precision)

@@ -68,7 +68,7 @@ def write(path: str, pixels: np.ndarray) -> None:
         is_written = False
     if not is_written:
         raise ConfigError(
-            "--out {}: cannot be written; take a .jpg or .png in a folder that is there.".format(path)
+            "--out {}: cannot be written; take a .jpg or .png in a folder there is.".format(path)
         )
 
 

@@ -61,8 +61,8 @@ def wider_truths(root: str, samples: Sequence[data.Sample]) -> Dict[str, List[Tr
         for sample in samples:
             if sample.name not in places:
                 raise ConfigError(
-                    "{} is in the list of test pictures and not in the official ground truth, which "
-                    "lists WIDER FACE's validation split.".format(sample.name)
+                    "{} is in the list of test pictures but not in the official ground truth, that "
+                    "of WIDER FACE's validation split.".format(sample.name)
                 )
             event, place = places[sample.name]
             rows = names["face_bbx_list"][event, 0][place, 0].astype(np.float64)

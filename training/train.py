@@ -408,7 +408,7 @@ def read_checkpoint(path: str, device: torch.device = torch.device("cpu")) -> Di
     """
     if not os.path.isfile(path):
         raise ConfigError(
-            "{}: there is no such file; training leaves last.pt and final.pt in its --out.".format(path)
+            "{}: no such file; training leaves last.pt and final.pt in its --out.".format(path)
         )
     try:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -634,7 +634,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     os.makedirs(options.out, exist_ok=True)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch finds no GPU here; leave it out, or see nvidia-smi.")
+        raise ConfigError("--device cuda: PyTorch finds no GPU here; try nvidia-smi or cpu.")
     if "RANK" in os.environ:
         if options.seconds:
             raise ConfigError("--seconds: processes would stop at different steps; use --stop-at.")

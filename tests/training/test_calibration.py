@@ -4,6 +4,7 @@ import made_faces
 import numpy as np
 import pytest
 
+from edge_app.errors import ConfigError
 from training import calibration, data, export, model
 from training.calibration import Answers
 from training.evaluate import SHOWN
@@ -23,6 +24,26 @@ def test_platt_finds_the_distortion_of_the_scores():
     assert calibration.fit_shift(factor * logits, right) == pytest.approx(shift, abs=1e-3)
 
 
+def test_right_and_wrong_that_hardly_mix_do_not_run_away():
+    """Whole moves of Newton's would end at a factor of -14,000 here."""
+    logits = np.array([-22.5, -19.0, -15.0, 15.0, 16.5, 22.5] * 20)
+    right = np.array([0, 0, 0, 1, 1, 1] * 20, bool)
+    right[0], right[5] = True, False
+    factor, shift = calibration.fit_platt(logits, right)
+    assert 0.1 < factor < 1 and abs(shift) < 1
+    scores = 1 / (1 + np.exp(-(factor * logits + shift)))
+    assert scores.sum() == pytest.approx(right.sum(), abs=1e-3)  # where the gradient is nothing
+
+
+def test_too_little_or_nonsense_is_refused():
+    few = answers([0] * 9, [1] * 9)
+    with pytest.raises(ConfigError, match="finds 9 faces.*at least 50"):
+        calibration.calibrate(few, 1, 0.99)
+    logits, right = distorted(4000, -1.0, 0.0)
+    with pytest.raises(ConfigError, match="not more often right"):
+        calibration.calibrate(answers([0] * len(right), right, logits), 1, 0.99)
+
+
 def answers(maps, right, logits=None):
     maps, right = np.asarray(maps), np.asarray(right, bool)
     logits = np.zeros(len(maps)) if logits is None else np.asarray(logits, float)
@@ -35,6 +56,8 @@ def test_coarse_maps_share_a_shift_until_there_is_enough():
     made = answers(maps, np.ones(len(maps)))
     assert calibration.groups(made, 5) == [[0], [1], [2, 3, 4]]
     assert calibration.groups(made.of(made.maps > 2), 5) == [[0, 1, 2, 3, 4]]
+    maps = np.repeat([0, 1, 2], [many - 1, many, many])
+    assert calibration.groups(answers(maps, np.ones(len(maps))), 3) == [[0, 1], [2]]
 
 
 def test_the_lowest_score_that_keeps_a_precision():

@@ -63,7 +63,7 @@ def test_a_checkpoint_of_another_run_is_refused(wider, tmp_path):
         train.main(arguments(wider, tmp_path, "--seed", "2", name="blazeface"))
 
 
-    with pytest.raises(ConfigError, match="--validation 0.2, not 0.1"):  # would learn what judges it
+    with pytest.raises(ConfigError, match="--validation 0.2, not 0.1"):  # else learns what judges
         train.main(arguments(wider, tmp_path, "--validation", "0.1", name="blazeface"))
     last = str(tmp_path / "last.pt")
     with pytest.raises(ConfigError, match="--backbone None --init None"):
