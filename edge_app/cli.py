@@ -112,10 +112,10 @@ def run(options: argparse.Namespace) -> int:
                         watchers.idle()
                         continue
                     found = result.faces.above(tracker.threshold)
-                    faces = tracker.update(found, result.frame.captured_at, result.frame.size_wh)
-                    picture = _draw(
-                        privacy.cover(result), faces, tracker.tracks, pipeline, meter, overlay
-                    )
+                    at_s = result.frame.captured_at if camera.live else result.frame.pts_s
+                    faces = tracker.update(found, at_s, result.frame.size_wh)
+                    covered = privacy.cover(result, at_s)
+                    picture = _draw(covered, faces, tracker.tracks, pipeline, meter, overlay)
                     _show(picture, meter, display, watchers)
     except EndOfStream:
         pass

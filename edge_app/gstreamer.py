@@ -21,6 +21,7 @@ PACKAGES = (
     "gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav"
 )
 _STEP_S = 0.05  # how soon a message on the bus is noticed while waiting for a frame
+_UNTIMED_RATE_HZ = 30.0  # of a file that says nothing of time, such as bare JPEGs one after the other
 _FILE_SILENCE_S = 10.0  # a file on a slow disk may be silent for longer than a camera
 
 
@@ -99,7 +100,7 @@ class GStreamerCamera(Camera):
         if self.live:
             self._pad = self._sink.get_static_pad("sink")
             self._probe = self._pad.add_probe(gst.PadProbeType.BUFFER, self._count)
-        self._heard_at = time.monotonic()
+        self._heard_at = self._started_at = time.monotonic()
         self._start()
 
     def read(self, timeout_s: float) -> Optional[Frame]:
@@ -225,7 +226,11 @@ class GStreamerCamera(Camera):
         self.dropped += number - self._next_number
         self._next_number = number + 1
         self._heard_at = now
-        return Frame(number, captured_at, pts / self._gst.SECOND if known else 0.0, pixels)
+        if known:
+            pts_s = pts / self._gst.SECOND
+        else:
+            pts_s = now - self._started_at if self.live else number / _UNTIMED_RATE_HZ
+        return Frame(number, captured_at, pts_s, pixels)
 
     def _age_s(self, sample: Any, pts: int) -> float:
         """How long ago the pipeline's clock showed this frame's time; never negative."""

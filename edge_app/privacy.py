@@ -35,12 +35,16 @@ class Privacy:
         """The score from which the detector must report, when others want it from ``wanted`` on."""
         return wanted if self._tracker is None else min(wanted, self._score)
 
-    def cover(self, result: Result) -> Result:
-        """The result with a covered copy of its frame, overwritten by the next call."""
+    def cover(self, result: Result, at_s: float) -> Result:
+        """The result with a covered copy of its frame, overwritten by the next call.
+
+        Args:
+            at_s: when the frame was taken, as for ``Tracker.update``.
+        """
         if self._tracker is None:
             return result
         frame = result.frame
-        faces = self._tracker.update(result.faces, frame.captured_at, frame.size_wh)
+        faces = self._tracker.update(result.faces, at_s, frame.size_wh)
         if self._canvas.shape != frame.pixels.shape:
             self._canvas = np.empty_like(frame.pixels, order="C")
         np.copyto(self._canvas, frame.pixels)

@@ -49,13 +49,14 @@ class Tracker:
         return min(self._settings.keep, self._settings.show)
 
     def update(
-        self, faces: Detections, captured_at: float, size_wh: Optional[Tuple[int, int]] = None
+        self, faces: Detections, at_s: float, size_wh: Optional[Tuple[int, int]] = None
     ) -> Detections:
         """Take in the faces of the next frame.
 
         Args:
             faces: those above ``threshold``, in pixels.
-            captured_at: when the frame was captured, monotonic seconds.
+            at_s: when the frame was taken. Of a camera its ``captured_at``; of a file its ``pts_s``, so
+                that a slow machine finds in it what a fast one does.
             size_wh: of the frame. With another one than before all faces are new ones: the boxes
                 of before are pixels of another picture.
 
@@ -68,14 +69,14 @@ class Tracker:
         for (box, score), track in zip(faces, tracks):
             if track is None and score >= self._settings.show:
                 self._begun += 1
-                self._tracks.append(_Track(self._begun, box, score, captured_at))
+                self._tracks.append(_Track(self._begun, box, score, at_s))
             elif track is not None and score >= self._settings.keep:
                 number = self._tracks[track].number
-                self._tracks[track] = _Track(number, box, score, captured_at)
+                self._tracks[track] = _Track(number, box, score, at_s)
         self._tracks = [
             track
             for track in self._tracks
-            if captured_at - track.seen_at <= self._settings.memory_s
+            if abs(at_s - track.seen_at) <= self._settings.memory_s  # a file's times may jump back
         ]
         self._tracks.sort(key=lambda track: -track.score)
         scores = np.asarray([track.score for track in self._tracks], np.float32)

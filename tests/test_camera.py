@@ -126,6 +126,15 @@ def test_both_readers_flip_alike(gstreamer, movie, monkeypatch, flip):
     assert np.abs(turned.astype(int) - flipped(upright, flip)).mean() < 3
 
 
+def test_clip_that_says_nothing_of_time_gets_times(gstreamer, tmp_path):
+    path = tmp_path / "bare.mjpeg"
+    random = np.random.RandomState(0)
+    pictures = [np.full((96, 160, 3), random.randint(0, 256, 3), np.uint8) for _ in range(20)]
+    path.write_bytes(b"".join(cv2.imencode(".jpg", one)[1].tobytes() for one in pictures))
+    frames = read_all(open_camera(settings(path)))
+    assert [frame.pts_s for frame in frames] == pytest.approx([n / 30 for n in range(20)])
+
+
 def noted(movie, folder, matrix):
     """The clip as a camera writes it that was held sideways: turned, and with a note of how (ISO 14496-12)."""
     with open(movie, "rb") as file:

@@ -53,6 +53,21 @@ def test_run_to_the_end_of_a_folder(model, pictures, tmp_path, capsys):
     assert set(summary["steps_ms"]["latency"]) == {"p50", "p95", "p99"}
 
 
+def test_a_file_is_looked_at_in_its_own_time(model, tmp_path):
+    """A face that is missed is remembered for 0.3 s of the film, however long the machine takes for it."""
+    folder, stats = tmp_path / "film", tmp_path / "stats.json"
+    folder.mkdir()
+    for number in range(20):
+        pixels = np.zeros((48, 64, 3), np.uint8)
+        pixels[16:32, 16:32] = 255 if number == 0 else 0
+        cv2.imwrite(str(folder / "{:02d}.png".format(number)), pixels)
+    arguments = ["--source", str(folder), "--display", "none", "--stats", str(stats)]
+    for rate_hz, shown in ((8, 3), (2, 1)):
+        more = ["--set", "camera.rate_hz={}".format(rate_hz), "--set", model]
+        assert main(["run"] + arguments + more) == 0
+        assert json.loads(stats.read_text())["frames"]["with_faces"] == shown
+
+
 def test_run_ends_after_so_many_frames(model, pictures, tmp_path):
     stats = tmp_path / "stats.json"
     arguments = ["--source", pictures, "--display", "none", "--frames", "7", "--stats", str(stats)]

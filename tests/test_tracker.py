@@ -46,6 +46,12 @@ def test_a_missed_face_is_remembered_for_a_moment_and_comes_back_with_a_lower_sc
     assert shown(tracker, [0.96, None, 0.85, None, None, None, None, 0.85]) == [1, 1, 1, 1, 1, 1, 0, 0]
 
 
+def test_a_file_whose_times_jump_back_does_not_keep_its_faces(tracker):
+    tracker.update(faces((HERE, 0.99)), 1000.0)
+    assert len(tracker.update(faces(), 999.9)) == 1
+    assert len(tracker.update(faces(), 0.0)) == 0
+
+
 def test_a_low_score_elsewhere_gets_nothing_from_a_face_here(tracker):
     tracker.update(faces((HERE, 0.99)), 0.0)
     assert len(tracker.update(faces((HERE, 0.99), (THERE, 0.9)), 0.1)) == 1
