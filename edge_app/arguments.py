@@ -39,7 +39,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     sub.add_argument("--draw", metavar="DIR", help="write the images with boxes into this folder")
 
     sub = add("bench", "Measure every stage: p50, p95, p99, throughput, drops, memory.")
-    sub.add_argument("--source", metavar="URI", help="default: the generated scene")
+    sub.add_argument("--source", metavar="URI", help="default: camera.source, as for run")
     sub.add_argument("--frames", metavar="N", type=_positive(int), default=300)
     sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 

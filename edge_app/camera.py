@@ -12,7 +12,7 @@ from edge_app.errors import CameraError, ConfigError, ImageError
 from edge_app.gstreamer import GStreamerCamera, load_gstreamer
 from edge_app.playback import FolderCamera, SceneCamera
 from edge_app.reader import ReaderCamera
-from edge_app.source import Camera
+from edge_app.source import Camera, is_utf_8
 
 __all__ = [
     "KNOWN",
@@ -201,6 +201,11 @@ def _file(path: str, settings: CameraSettings, jetson: bool) -> Camera:
         return FolderCamera(path, [path], settings.rate_hz)
     if os.path.getsize(path) == 0 and os.path.isfile(path):
         raise ImageError("{}: the file is empty; record it again".format(path))
+    if not is_utf_8(path):
+        raise ImageError(
+            "{!r}: the name of a clip must be UTF-8; rename it, or give it another name with "
+            "`ln -s`".format(path)
+        )
     return _pick(path, launch.clip(os.path.abspath(path), settings, jetson), settings)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from edge_app.display import Display
 from edge_app.errors import DisplayError
 from edge_app.frames import Frame, Picture
+from edge_app.source import is_utf_8
 
 _RATES_HZ = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 24.0, 25.0, 30.0, 50.0, 60.0)
 _DEFAULT_RATE_HZ = 30.0  # of a clip that ends before a rate can be measured
@@ -52,6 +53,10 @@ class FileDisplay(Display):
             DisplayError: the folder is missing or closed to us, or the ending is unknown.
         """
         folder = os.path.dirname(os.path.abspath(self._path))
+        if not is_utf_8(self._path):  # OpenCV ends the whole process
+            raise DisplayError(
+                "cannot write the clip {!r}: give it a name that is UTF-8".format(self._path)
+            )
         if os.path.splitext(self._path)[1].lower() not in (".mp4", ".mkv", ".avi"):
             raise DisplayError(
                 "cannot write the clip {}: give it a name that ends in .mp4, .mkv or .avi".format(
@@ -69,7 +74,8 @@ class FileDisplay(Display):
                 pass
         except OSError as error:
             raise DisplayError(
-                "cannot write the clip {}: {}".format(self._path, error.strerror)
+                "cannot write the clip {}: {}; give a file that can be written to --display "
+                "file:PATH".format(self._path, error.strerror)
             ) from error
         self._check_room()
         return self

@@ -6,6 +6,15 @@ from typing import Optional, Type
 from edge_app.frames import Frame
 
 
+def is_utf_8(path: str) -> bool:
+    """Whether OpenCV and GStreamer can take the name; on Linux a name may be any bytes."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Camera:
     """A source of frames: opened, read and closed by one thread, by ``with``; may be opened again.
 

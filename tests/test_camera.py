@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import struct
 import sys
 import time
@@ -225,6 +226,13 @@ def test_clip_without_its_second_half_gives_the_first(backend, tmp_path):
     assert 12 <= len(frames) <= 16
     for frame in frames[:-1]:  # a decoder may make half a picture of the last
         assert frame.pixels.mean() == pytest.approx(29.5 + frame.number * 6, abs=4)
+
+
+def test_clip_whose_name_no_reader_takes(backend, movie, tmp_path):
+    path = str(tmp_path / os.fsdecode(b"\xff.mp4"))
+    shutil.copy(movie, path)
+    with pytest.raises(ImageError, match="name of a clip must be UTF-8.*ln -s"):
+        open_camera(settings(path))
 
 
 def test_missing_file_names_what_is_known():

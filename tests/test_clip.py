@@ -121,6 +121,8 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(DisplayError, match="folder.mp4: Is a directory"):
         FileDisplay(str(tmp_path / "folder.mp4")).__enter__()
+    with pytest.raises(DisplayError, match="name that is UTF-8"):
+        FileDisplay(str(tmp_path / os.fsdecode(b"\xff.mp4"))).__enter__()
 
 
 FILL_A_DISK = """
