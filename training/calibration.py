@@ -21,6 +21,7 @@ from edge_app import boxes, card
 from edge_app.config import DetectorSettings
 from edge_app.detector import Stretch
 from edge_app.errors import ConfigError
+from edge_app.images import read_image
 from training import command, data, protocol
 from training.evaluate import SCORE_FLOOR, SHOWN, Judgement, at_score, plain_truths, rounded
 from training.protocol import Found, Truth
@@ -64,7 +65,7 @@ def answer(path: str, samples: Sequence[data.Sample], threads: int) -> Answers:
     map_of = np.arange(len(sizes)).repeat(sizes)
     logits, right, maps, faces = [], [], [], 0
     for sample, truth in zip(tqdm(samples, unit="image"), plain_truths(samples)):
-        pixels = data.read(sample.path)
+        pixels = read_image(sample.path)
         size_wh = (pixels.shape[1], pixels.shape[0])
         truth = large_enough(truth, np.sqrt(np.prod(model.input.size_wh) / np.prod(size_wh)))
         rough = cv2.resize(pixels, model.input.size_wh, interpolation=cv2.INTER_NEAREST)

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from edge_app.errors import ConfigError
+from edge_app.errors import ConfigError, ImageError
+from edge_app.images import read_image
 
 INVALID_COLUMN = 7
 
@@ -75,7 +76,7 @@ def load(list_path: str, image_folder: str) -> Tuple[List[Sample], List[Skipped]
     """The samples of a list, and by name what had to be left out of it.
 
     A picture that is missing is skipped; a box without area or without a pixel in sight is dropped
-    when the picture is read, for only then is its size known (see ``read``).
+    when the picture is read, for only then is its size known (see ``Pictures``).
     """
     samples, skipped = [], []
     for name, rows in read_list(list_path):
@@ -99,18 +100,6 @@ def wider_split(root: str, split: str) -> Tuple[List[Sample], List[Skipped]]:
         os.path.join(root, "wider_face_split", "wider_face_{}_bbx_gt.txt".format(split)),
         os.path.join(root, "WIDER_{}".format(split), "images"),
     )
-
-
-def read(path: str) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 BGR.
-
-    Raises:
-        ValueError: the file is not a picture.
-    """
-    pixels = cv2.imread(path, cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError("{} is not a picture".format(path))
-    return pixels
 
 
 def split_validation(
@@ -147,8 +136,8 @@ class Pictures:
         for sample in tqdm(samples, "reading", unit="image", leave=False, disable=None):
             try:
                 entry = self._decode(sample)
-            except ValueError:
-                self.skipped.append(Skipped(sample.name, "the picture cannot be decoded"))
+            except ImageError:
+                self.skipped.append(Skipped(sample.name, "the picture is damaged or none at all"))
                 continue
             if entry[0].nbytes <= free_bytes:
                 self._kept[len(self.samples)] = entry
@@ -165,7 +154,7 @@ class Pictures:
         return self._decode(self.samples[index])
 
     def _decode(self, sample: Sample) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        pixels = read(sample.path)
+        pixels = read_image(sample.path)
         height, width = pixels.shape[:2]
         edge = np.asarray([width, height, width, height], np.float32)
         parts = [np.clip(boxes, 0, edge) for boxes in (sample.faces, sample.ignored)]

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from edge_app.errors import ImageError
+from edge_app.images import read_image
 from training import command, data
 
 TRAIN = os.path.join("wider", "WIDER_train", "images")
@@ -29,8 +31,8 @@ def pack(root: str, path: str, long_side_px: int, quality: int) -> int:
     with tarfile.open(path + ".new", "w") as archive:
         for name, rows in tqdm(entries, desc="packing"):
             try:
-                pixels = data.read(os.path.join(root, TRAIN, *name.split("/")))
-            except ValueError as error:
+                pixels = read_image(os.path.join(root, TRAIN, *name.split("/")))
+            except ImageError as error:
                 print("skipped: {}".format(error))
                 continue
             ratio = min(1.0, long_side_px / max(pixels.shape[:2]))

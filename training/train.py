@@ -644,6 +644,8 @@ def main(arguments: Sequence[str] = ()) -> None:
             torch.cuda.set_device(device)
     pictures, validation = read_set(options)
     run = Run(options, device)
+    if hasattr(run.network.body, "backbone") and not run.is_taught and rank_and_ranks()[0] == 0:
+        print("no --backbone and no --init: the backbone learns from nothing", flush=True)
     run.resume()
     train(run, Views(pictures, run.recipe.windows, options.seed), validation)
 

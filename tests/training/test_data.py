@@ -2,6 +2,7 @@
 
 import os
 
+import cv2
 import made_faces
 import numpy as np
 import pytest
@@ -20,10 +21,13 @@ def test_a_folder_with_everything_that_can_be_wrong(tmp_path):
     folder = tmp_path / "WIDER_train" / "images" / "0--Made"
     (folder / "text.jpg").write_text("not a picture")
     (folder / "empty.jpg").write_bytes(b"")
+    coded = cv2.imencode(".jpg", made_faces.picture(5)[0])[1].tobytes()
+    (folder / "half.jpg").write_bytes(coded[: len(coded) // 2])  # OpenCV makes the rest grey
     os.rename(str(folder / "made_1.png"), str(folder / "nobody.png"))
     with open(listed, "a", encoding="utf-8") as file:
         file.write("0--Made/text.jpg\n1\n1 1 5 5 0 0 0 0 0 0\n")
         file.write("0--Made/empty.jpg\n1\n1 1 5 5 0 0 0 0 0 0\n")
+        file.write("0--Made/half.jpg\n1\n1 1 5 5 0 0 0 0 0 0\n")
         file.write("0--Made/nobody.png\n0\n0 0 0 0 0 0 0 0 0 0\n")
         file.write("0--Made/made_0.png\n3\n10 20 30 40 0 0 0 0 0 0\n")
         file.write("50 50 0 9 0 0 0 0 0 0\n60 60 20 20 2 0 0 1 0 0\n")
@@ -35,7 +39,8 @@ def test_a_folder_with_everything_that_can_be_wrong(tmp_path):
     assert again.faces.tolist() == [[10, 20, 40, 60]]
     assert again.ignored.tolist() == [[60, 60, 80, 80]]
     pictures = data.Pictures(samples)
-    assert [s.name for s in pictures.skipped] == ["0--Made/text.jpg", "0--Made/empty.jpg"]
+    broken = ["0--Made/text.jpg", "0--Made/empty.jpg", "0--Made/half.jpg"]
+    assert [s.name for s in pictures.skipped] == broken
     assert len(pictures) == 3
 
 

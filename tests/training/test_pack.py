@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edge_app.errors import ConfigError
+from edge_app.images import read_image
 from training import curves, data, pack
 
 
@@ -25,9 +26,9 @@ def test_packing_reduces_the_training_pictures_only(tmp_path):
     after, skipped = data.wider_split(there, "train")
     assert [s.name for s in after] == ["0--Made/made_0.png", "0--Made/made_2.png"] and not skipped
     np.testing.assert_allclose(after[0].faces, before[0].faces / 4, atol=0.2)
-    assert data.read(after[0].path).shape == (25, 50, 3)
+    assert read_image(after[0].path).shape == (25, 50, 3)
     tests, _ = data.wider_split(there, "val")
-    assert data.read(tests[0].path).shape == (160, 160, 3)
+    assert read_image(tests[0].path).shape == (160, 160, 3)
 
 
 def test_a_log_with_a_resume_in_it_is_read_once(tmp_path):

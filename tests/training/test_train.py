@@ -41,7 +41,9 @@ def wider(tmp_path_factory):
 def test_a_broken_run_ends_with_the_weights_of_an_unbroken_one(wider, tmp_path, recipe, capsys):
     more = ["--recipe", recipe]
     train.main(arguments(wider, tmp_path / "whole", *more))
-    assert "skipped 0--Made/lost.png: the picture is missing" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "skipped 0--Made/lost.png: the picture is missing" in out
+    assert "the backbone learns from nothing" in out
     train.main(arguments(wider, tmp_path / "broken", *more, "--stop-at", "3"))
     train.main(arguments(wider, tmp_path / "broken", *more))
     whole, broken = (
