@@ -39,16 +39,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return status
     except EdgeAppError as error:
         return _report(error, options.verbose)
-    except BrokenPipeError:  # the reader of our output has gone: head, less
-        _print_nowhere()
-        return 0
     except KeyboardInterrupt:
         _settle()
         return 128 + signal.SIGINT
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename:
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.ENOSPC) or error.filename:
             raise
         _print_nowhere()
+        if error.errno != errno.ENOSPC:  # who read our output has gone: head, less, a terminal
+            return 0
         return _report(DisplayError("what it says cannot be written: the disk is full"), False)
 
 
@@ -124,10 +123,12 @@ def run(options: argparse.Namespace) -> int:
     summary = Summary.of(
         meter, pipeline.dropped, pipeline.left, camera.name, detector.description
     )
-    if status == 0 or meter.shown:
-        print(summary.table())
-    if options.stats:
-        summary.save(options.stats)
+    try:
+        if options.stats:
+            summary.save(options.stats)
+    finally:
+        if status == 0 or meter.shown:
+            print(summary.table())
     return _leave(status, pipeline.stop())
 
 
@@ -403,16 +404,18 @@ class _Limits:
 
 
 def _stop_on_signals() -> threading.Event:
-    """An event that Ctrl-C and SIGTERM set; a second one ends the process at once."""
+    """An event that Ctrl-C, SIGTERM and a terminal that is closed set; a second one ends it at once."""
     stopping = threading.Event()
 
     def stop(number: int, _frame: Optional[FrameType]) -> None:
-        if stopping.is_set():
+        if stopping.is_set() and number != signal.SIGHUP:  # which comes from the shell and the kernel
             os._exit(128 + number)
         stopping.set()
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, stop)
     return stopping
 
 

@@ -172,13 +172,43 @@ def page_status(port):
         return {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_cleanly(model, number):
     status, out, err = stop(
         number, lambda page: page.get("frame"), "--source", "test://", "--set", model
     )
     assert status == 0, err
     assert "shown" in out and "Traceback" not in err
+
+
+def test_a_terminal_that_is_closed_leaves_a_clip_that_plays(model, tmp_path):
+    clip, stats = str(tmp_path / "clip.mp4"), tmp_path / "stats.json"
+    words = [sys.executable, "-m", "edge_app", "run", "--set", model, "--source", "test://?faces=1"]
+    words += ["--set", "camera.width_px=160", "--set", "camera.height_px=96", "--stats", str(stats)]
+    port = free_port()
+    words += ["--set", "web.port={}".format(port), "--display", "web,file:" + clip]
+    leader, follower = os.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait"] + words, stdin=follower, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    try:
+        deadline = time.monotonic() + 120
+        while not (page_status(port).get("frame") or 0) > 5:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        os.close(leader)  # from here on there is nobody to write to
+        while not stats.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    video = cv2.VideoCapture(clip)
+    assert video.read()[0]
+    video.release()
+    assert json.loads(stats.read_text())["frames"]["shown"] > 0
 
 
 def test_bench_measures_every_step(model, pictures, capsys):
