@@ -58,6 +58,9 @@ class Recipe(NamedTuple):
     smallest_px: float = 4.5  # square root of the area under which a face is ignored
 
 
+# SSD's own choice, except that a picture is expanded or cropped, not one after the other; that it
+# is expanded to at most twice its side, not four times; and that a crop's bound is the share of a
+# face in sight, not the face's overlap with the crop, which a small face cannot reach.
 PAPER = Recipe(whole=0.0, wanted=0.0)
 FACES = Recipe(whole=0.4, wanted=0.4)
 CLOSE = Recipe(whole=0.3, wanted=0.5, sizes_px=(14.0, 110.0), smallest_px=8.0)  # at 128x128
@@ -71,7 +74,14 @@ def example(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> Example:
-    """One random view of a picture."""
+    """One random view of a picture.
+
+    Args:
+        pixels: (H, W, 3) uint8 BGR; not written to.
+        faces, ignored: (G, 4) and (I, 4) float32 ``x1, y1, x2, y2`` in pixels of the picture.
+        input_wh: of the view, in pixels.
+        rng: is advanced; the view depends on nothing else.
+    """
     size_wh = (pixels.shape[1], pixels.shape[0])
     view = choose(size_wh, faces, ignored, input_wh, recipe, rng)
     return Example(distort(cut(pixels, view, input_wh), view.distortion), view.faces, view.ignored)
@@ -85,7 +95,10 @@ def choose(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> View:
-    """Draw every random number of a view; making it needs no more of them."""
+    """Draw every random number of a view; making it needs no more of them.
+
+    Args: as for ``example``; size_wh is the picture's, in pixels.
+    """
     window = choose_window(size_wh, faces, input_wh, recipe, rng)
     flip = bool(rng.random() < 0.5)
     draw = rng.random()
@@ -121,7 +134,7 @@ def choose_window(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> Window:
-    """The part of the picture to show."""
+    """The part of the picture to show, in its pixels. Args: as for ``choose``."""
     draw = rng.random()
     if draw < recipe.whole:
         return _whole(size_wh, rng)
@@ -208,6 +221,12 @@ def cut(pixels: np.ndarray, view: View, input_wh: Tuple[int, int]) -> np.ndarray
     The camera's frame is reduced with plain bilinear sampling, which aliases; the pictures of the
     set have been reduced with care before. One in four is sampled roughly or softly, so that all
     are familiar.
+
+    Args:
+        pixels: (H, W, 3) uint8 BGR; not written to.
+
+    Returns:
+        (h, w, 3) uint8 BGR of ``input_wh``.
     """
     x1, y1, x2, y2 = view.window
     scale_x, scale_y = input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)
@@ -238,6 +257,13 @@ def place(
 
     A face counts when its centre and half of it are in sight and it is large enough; its box is
     clipped to the input. One of which less is in sight is ignored; one out of sight is gone.
+
+    Args:
+        boxes: (N, 4) float32 ``x1, y1, x2, y2`` in pixels of the picture.
+        smallest_px: square root of the area in sight, in pixels of the input.
+
+    Returns:
+        (G, 4) and (I, 4) float32, in pixels of the input, within it.
     """
     x1, y1, x2, y2 = window
     factor = np.asarray([input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)] * 2, np.float32)
@@ -260,7 +286,7 @@ def place(
 
 
 def distort(pixels: np.ndarray, distortion: Distortion) -> np.ndarray:
-    """Change light and colour of (H, W, 3) uint8 BGR."""
+    """Light and colour of (H, W, 3) uint8 BGR changed, in a new array of that shape if at all."""
     levels = np.arange(256, dtype=np.float32)
     if distortion.light is not None:
         contrast, brightness = distortion.light

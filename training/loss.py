@@ -15,7 +15,15 @@ from training.match import BACKGROUND, IGNORED, corners, iou
 
 
 def encode(faces: Tensor, defaults: Tensor, variances: Tuple[float, float]) -> Tensor:
-    """(..., 4) ``x1, y1, x2, y2`` as offsets from default boxes (..., 4), equation 2."""
+    """Faces as offsets from their default boxes, equation 2.
+
+    Args:
+        faces: (..., 4) ``x1, y1, x2, y2``; defaults: (..., 4) ``cx, cy, w, h``; both in pixels.
+        variances: of centre and size.
+
+    Returns:
+        (..., 4) ``tx, ty, tw, th`` without a unit.
+    """
     centre = (faces[..., :2] + faces[..., 2:]) / 2
     size = faces[..., 2:] - faces[..., :2]
     shift = (centre - defaults[..., :2]) / defaults[..., 2:] / variances[0]
@@ -24,7 +32,10 @@ def encode(faces: Tensor, defaults: Tensor, variances: Tuple[float, float]) -> T
 
 
 def decode(offsets: Tensor, defaults: Tensor, variances: Tuple[float, float]) -> Tensor:
-    """The inverse of ``encode``; the exponent is bounded so that a wild answer stays finite."""
+    """The inverse of ``encode``: (..., 4) ``x1, y1, x2, y2`` in pixels.
+
+    The exponent is bounded (a factor of 55) so that a wild answer stays finite.
+    """
     centre = defaults[..., :2] + offsets[..., :2] * variances[0] * defaults[..., 2:]
     size = defaults[..., 2:] * torch.exp((offsets[..., 2:] * variances[1]).clamp(max=4))
     return corners(torch.cat([centre, size], -1))

@@ -44,7 +44,7 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def intersection(first: Tensor, second: Tensor) -> Tensor:
-    """Shared area of boxes ``x1, y1, x2, y2`` of shapes (..., 4) that broadcast."""
+    """(...,) shared areas, in px², of ``x1, y1, x2, y2`` of shapes (..., 4) that broadcast."""
     low = torch.maximum(first[..., :2], second[..., :2])
     high = torch.minimum(first[..., 2:], second[..., 2:])
     return (high - low).clamp(min=0).prod(-1)
@@ -56,7 +56,7 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of boxes of shapes (..., 4) that broadcast."""
+    """(...,) intersection over union of ``x1, y1, x2, y2`` of shapes (..., 4) that broadcast."""
     shared = intersection(first, second)
     return shared / (area(first) + area(second) - shared).clamp(min=1e-9)
 

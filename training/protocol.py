@@ -80,7 +80,7 @@ def score(found: Sequence[Found], truths: Sequence[Truth], iou_threshold: float 
     """Average precision of detections over a set of pictures.
 
     Args:
-        found, truths: one for each picture, in the same order.
+        found, truths: one for each picture, in the same order; scores of any range.
     """
     everything = [f.scores for f in found if len(f.scores)]
     low = min((float(s.min()) for s in everything), default=0.0)
@@ -105,7 +105,11 @@ def score(found: Sequence[Found], truths: Sequence[Truth], iou_threshold: float 
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the envelope of the curve, as PASCAL VOC since 2010."""
+    """Area under the envelope of the curve, as PASCAL VOC since 2010.
+
+    Args:
+        recall: (T,) ascending, 0..1; precision: (T,), 0..1.
+    """
     recall = np.concatenate([[0.0], recall, [1.0]])
     precision = np.concatenate([[0.0], precision, [0.0]])
     envelope = np.maximum.accumulate(precision[::-1])[::-1]

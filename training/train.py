@@ -193,7 +193,12 @@ class Teacher:
     def losses(
         self, answer: Tuple[Tensor, Tensor], faces: match.Boxes, ignored: match.Boxes
     ) -> Tuple[Tensor, Tensor]:
-        """Score loss and box loss of a batch, float32."""
+        """Score loss and box loss of a batch, float32 scalars.
+
+        Args:
+            answer: offsets (B, N, 4) and logits (B, N, 2) as the network gives them, of any precision.
+            faces, ignored: in pixels of the input.
+        """
         offsets, logits = (part.float() for part in answer)
         owners = self.owners(faces, ignored, len(offsets))
         owned = faces.xyxy[owners[owners >= 0]]
@@ -262,7 +267,10 @@ def to_order(pixels: Tensor, order: str) -> Tensor:
 
 @torch.no_grad()
 def validate(network: model.SSD, pictures: data.Pictures, input_wh: Tuple[int, int]) -> float:
-    """Average precision on the validation part, faces under 6 px at the input left out."""
+    """Average precision (0..1) by WIDER's protocol, in bfloat16, as stretched to ``input_wh`` pixels.
+
+    Faces under 6 px at the input do not count, and neither does what is found on them.
+    """
     import cv2
 
     was_training = network.training
