@@ -143,8 +143,9 @@ def usb_cameras(root: str = "/") -> str:
 
 
 def without_password(uri: str) -> str:
-    """The URI with its password replaced, for messages."""
-    return re.sub(r"(://[^:@/]*:)[^/]*@", r"\1***@", uri)
+    """The URI with its password replaced, for messages; many cameras want it behind the path."""
+    uri = re.sub(r"(://[^:@/]*:)[^/]*@", r"\1***@", uri)
+    return re.sub(r"(?i)((?:pass(?:w(?:or)?d)?|pwd|token|secret)=)[^&\s\"']+", r"\1***", uri)
 
 
 def _devices(root: str) -> List[str]:

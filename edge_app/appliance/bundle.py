@@ -55,7 +55,8 @@ _PATTERNS = (  # what looks like a secret, whoever wrote it
     (re.compile(r"(?im)^(.*\b(?:authorization|cookie)\b[\"']?\s*[:=]).*$"), r"\1 " + HIDDEN),
     (
         re.compile(
-            r"(?i)((?:token|passw(?:or)?d|passphrase|secret|user-pw|api[_-]?key|pwd)[\"']?\s*[:=]\s*[\"']?)"
+            r"(?i)((?:token|passw(?:or)?d|\bpass|passphrase|secret|user-pw|api[_-]?key|pwd)"
+            r"[\"']?\s*[:=]\s*[\"']?)"
             r"[^\s\"',;&]+"
         ),
         r"\1" + HIDDEN,

@@ -45,7 +45,7 @@ def talkative(tmp_path, monkeypatch):
         "2 imx219 plain {} {}".format(PLAIN, BROKER),
         "3 thermal GET /api/status?token={} HTTP/1.1".format(TOKEN),
         "4 usb 1-1 Authorization: Basic {}".format(basic),
-        "5 oom password={} user-pw={}".format(OTHER, OTHER),
+        "5 oom password={} user-pw={} x?pass={}".format(OTHER, OTHER, OTHER),
         '6 mmc {{"password": "{}", "Token" : "{}"}}'.format(OTHER, OTHER),
         "7 ext4 http://bob:{}@elsewhere/x".format(OTHER),
         "8 nvgpu " + STREAM.replace('"', '\\"'),
