@@ -127,14 +127,14 @@ def judge_all(found: Sequence[Found], truths: Sequence[Truth]) -> Judgement:
     )  # fmt: skip
 
 
-def at_score(judgement: Judgement, score: float) -> Dict[str, float]:
-    """Precision, recall and mean overlap of the right boxes at a score and above."""
+def at_score(judgement: Judgement, score: float) -> Dict[str, Optional[float]]:
+    """Precision, recall and mean overlap of the right boxes at a score and above; none has none."""
     shown = judgement.scores >= score
     right = judgement.right & shown
     return {
         "precision": float(right.sum() / max(shown.sum(), 1)),
         "recall": float(right.sum() / max(judgement.faces, 1)),
-        "mean_iou": float(judgement.overlap[right].mean()) if right.any() else float("nan"),
+        "mean_iou": float(judgement.overlap[right].mean()) if right.any() else None,
     }
 
 
@@ -215,7 +215,7 @@ def wider_report(detector: OnnxDetector, root: str) -> Tuple[Dict[str, Any], Dic
     figures["medium_at_0.95"] = rounded(at_score(medium, SHOWN))
     figures["recall_40px_at_0.1_false_an_image"] = round(recall_at_false_boxes(tall, 0.1), 4)
     figures["recall_at_0.95_by_height_px"] = rounded(recall_by_height(found, everything, SHOWN))
-    figures["mean_iou_at_0.5"] = round(at_score(medium, 0.5)["mean_iou"], 4)
+    figures["mean_iou_at_0.5"] = rounded(at_score(medium, 0.5))["mean_iou"]
     shown = {"curves": curves, "reliability": reliability(medium), "images": len(samples)}
     return figures, shown
 
@@ -249,7 +249,7 @@ def plot(curves: Dict[str, Any], folder: str, name: str) -> None:
         title="{} test images".format(curves["images"]),
     )  # fmt: skip
     left.legend(loc="lower left")
-    rows = np.asarray(curves["reliability"])
+    rows = np.asarray(curves["reliability"]).reshape(-1, 3)
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     right.plot(rows[:, 0], rows[:, 1], marker="o")
     right.axvline(SHOWN, color="grey", linestyle=":")
@@ -261,9 +261,9 @@ def plot(curves: Dict[str, Any], folder: str, name: str) -> None:
     pyplot.close(figure)
 
 
-def rounded(figures: Dict[str, float]) -> Dict[str, float]:
+def rounded(figures: Dict[str, Optional[float]]) -> Dict[str, Optional[float]]:
     """Four digits after the point."""
-    return {name: round(value, 4) for name, value in figures.items()}
+    return {name: value if value is None else round(value, 4) for name, value in figures.items()}
 
 
 def lines(tree: Dict[str, Any], path: str = "") -> Iterator[str]:
@@ -281,7 +281,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(prog="training.evaluate", description=__doc__)
     parser.add_argument("onnx", help="the model; its card lies beside it")
     parser.add_argument("--data", required=True, help="folder with wider/ and near/")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="of the network; 0: all cores")
     parser.add_argument("--save", action="store_true", help="write the figures into the card")
     parser.add_argument("--plots", help="folder for the plot")
     options = parser.parse_args(arguments)

@@ -196,7 +196,7 @@ class Teacher:
         """Score loss and box loss of a batch, float32 scalars.
 
         Args:
-            answer: offsets (B, N, 4) and logits (B, N, 2) as the network gives them, of any precision.
+            answer: offsets (B, N, 4) and logits (B, N, 2) as the network gives them.
             faces, ignored: in pixels of the input.
         """
         offsets, logits = (part.float() for part in answer)
@@ -267,7 +267,7 @@ def to_order(pixels: Tensor, order: str) -> Tensor:
 
 @torch.no_grad()
 def validate(network: model.SSD, pictures: data.Pictures, input_wh: Tuple[int, int]) -> float:
-    """Average precision (0..1) by WIDER's protocol, in bfloat16, as stretched to ``input_wh`` pixels.
+    """Average precision (0..1) by WIDER's protocol, in bfloat16, stretched to ``input_wh`` pixels.
 
     Faces under 6 px at the input do not count, and neither does what is found on them.
     """

@@ -1,12 +1,14 @@
 """Figures of a model by hand, on made judgements and a made ground truth."""
 
+import json
+
 import numpy as np
 import pytest
 from made_faces import write_wider
 from scipy.io import savemat
 
 from edge_app.errors import ConfigError
-from training import data, evaluate, protocol
+from training import data, evaluate, export, model, protocol
 from training.evaluate import Judgement
 from training.protocol import Found, Truth
 
@@ -29,7 +31,7 @@ def test_figures_at_a_score():
 
 def test_nothing_shown_is_no_division_by_zero():
     figures = evaluate.at_score(judgement(ROWS, faces=0), 0.999)
-    assert figures["precision"] == 0 and figures["recall"] == 0 and np.isnan(figures["mean_iou"])
+    assert figures["precision"] == 0 and figures["recall"] == 0 and figures["mean_iou"] is None
 
 
 def test_recall_at_false_boxes():
@@ -124,3 +126,33 @@ def test_the_plot_says_how_many_pictures_there_were(tmp_path):
         evaluate.plot(shown, str(tmp_path), "n{}".format(images))
     texts = [(tmp_path / "training-n{}.svg".format(n)).read_text() for n in (7, 12)]
     assert "<!-- 7 test images -->" in texts[0] and "<!-- 12 test images -->" in texts[1]
+
+
+def test_from_a_folder_to_figures_in_the_card(tmp_path, capsys):
+    """The whole command; the network knows nothing, so that nothing is shown at 0.95."""
+    listed = write_wider(tmp_path / "wider", 1, split="val", faces=1)
+    folder = tmp_path / "wider" / "WIDER_val" / "images" / "0--Made"
+    (folder / "made_0.png").rename(folder / "made_0.jpg")
+    with open(listed, encoding="utf-8") as file:
+        text = file.read().replace(".png", ".jpg")
+    with open(listed, "w", encoding="utf-8") as file:
+        file.write(text + "0--Made/lost.jpg\n1\n1 1 9 9 0 0 0 0 0 0\n")
+    box = [float(number) for number in text.splitlines()[2].split()[:4]]
+    counted = {name: [1] for name in evaluate.DIFFICULTIES}
+    write_ground_truth(tmp_path / "wider" / "ground_truth", [box], counted)
+    network = model.blazeface()
+    model.set_prior(network, 0.01)
+    path = export.export(network, (128, 128), str(tmp_path), "blazeface", {})
+    options = ["--data", str(tmp_path), "--plots", str(tmp_path), "--threads", "1", "--save"]
+    evaluate.main([path, *options])
+    out = capsys.readouterr().out
+    assert "skipped 0--Made/lost.jpg" in out and "wider: 1 pictures, 1 entries skipped" in out
+
+    def refuse(text):
+        raise ValueError(text)
+
+    with open(str(tmp_path / "blazeface.json"), encoding="utf-8") as file:
+        measured = json.load(file, parse_constant=refuse)["measured"]  # NaN is no JSON
+    assert measured["images"] == 1 and 0 <= measured["medium"] <= 1 and "near" not in measured
+    assert measured["medium_at_0.95"] == {"precision": 0.0, "recall": 0.0, "mean_iou": None}
+    assert (tmp_path / "training-blazeface.svg").stat().st_size > 1000
