@@ -17,7 +17,7 @@ def list_images(paths: Sequence[str]) -> List[str]:
     count and hidden files do not.
 
     Raises:
-        ImageError: a path does not exist, or there is no image at all.
+        ImageError: a path does not exist, a folder is closed to us, or there is no image at all.
     """
     found: List[str] = []
     for path in paths:
@@ -66,11 +66,17 @@ def read_image(path: str) -> np.ndarray:
 
 
 def _in_folder(folder: str) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
                 yield os.path.join(place, name)
+
+
+def _closed(error: OSError) -> None:
+    raise ImageError(
+        "{}: the folder cannot be read ({}); check the rights".format(error.filename, error.strerror)
+    ) from error
 
 
 def _content(path: str) -> bytes:

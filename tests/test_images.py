@@ -1,6 +1,7 @@
 import base64
 import os
 import struct
+import tempfile
 import zlib
 
 import cv2
@@ -212,3 +213,18 @@ def test_folder_without_images_is_refused(tmp_path):
 def test_missing_path_is_refused(tmp_path):
     with pytest.raises(ImageError, match="nowhere: no such file or folder"):
         list_images([str(tmp_path / "nowhere")])
+
+
+def test_a_folder_that_is_closed_is_not_passed_over():
+    with tempfile.TemporaryDirectory() as album:
+        os.chmod(album, 0o755)
+        closed = os.path.join(album, "closed")
+        os.mkdir(closed, 0)
+        cv2.imwrite(os.path.join(album, "a.png"), np.zeros((9, 9, 3), np.uint8))
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # root may look everywhere
+        try:
+            with pytest.raises(ImageError, match="closed: the folder cannot be read .Permission"):
+                list_images([album])
+        finally:
+            os.seteuid(user)
