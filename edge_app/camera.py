@@ -176,6 +176,11 @@ def _csi(sensor: str, settings: CameraSettings) -> Camera:
 
 
 def _device(path: str, settings: CameraSettings, jetson: bool) -> Camera:
+    if not path.startswith("/"):
+        raise ConfigError(
+            "camera.source: {} has no path of a device; the first camera is v4l2:///dev/video0, with "
+            "three slashes".format(settings.source)
+        )
     if not os.path.exists(path):
         there = usb_cameras() or "is the camera plugged in? (`lsusb`)"
         raise CameraError("{}: there is no {}; {}".format(settings.source, path, there))

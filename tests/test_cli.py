@@ -88,6 +88,7 @@ def test_run_writes_the_annotated_clip(model, pictures, tmp_path):
     [
         (["--source", "nowhere.mp4"], 65, ["nowhere.mp4"]),
         (["--source", "v4l2:///dev/video77"], 69, ["/dev/video77"]),
+        (["--source", "v4l2://dev/video0"], 78, ["v4l2:///dev/video0, with three slashes"]),
         (["--source", "carrier-pigeon://1"], 78, ["carrier-pigeon", "known are"]),
         (["--set", "camera.rate_hz=fast"], 78, ["camera.rate_hz", "expected a number"]),
         (["--config", "nowhere.yaml"], 78, ["nowhere.yaml", "No such file"]),
