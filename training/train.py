@@ -43,6 +43,8 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     # Section 3: SGD with momentum 0.9, weight decay 5e-4, batch 32 at 1e-3, falling at two thirds.
+    # Unlike there the rate falls along a line, not by tenths, and as in every recipe here gradients
+    # are clipped, norms and biases not decayed, and the weights' average is what is kept.
     "paper": Recipe(
         "overlap", "multibox", augment.PAPER, "sgd", 5e-4, 5e-4, 1.0, 0, False, falling=1 / 3
     ),
