@@ -74,9 +74,14 @@ def fold_calibration(network: model.SSD, calibration: Calibration) -> None:
     Only the difference of the two logits counts, so each takes half of the shift.
 
     Raises:
-        ConfigError: there are as many shifts neither as maps nor one.
+        ConfigError: there are as many shifts neither as maps nor one, or the factor is not over 0.
     """
     shifts = calibration.shift
+    if not calibration.factor > 0:
+        raise ConfigError(
+            "--factor {:g}: it must be over 0; at 0 or below better scores would not be "
+            "higher.".format(calibration.factor)
+        )
     if len(shifts) not in (1, len(network.heads)):
         raise ConfigError(
             "--shift: {} numbers; {} has {} feature maps, so give one for all or that many.".format(
@@ -268,7 +273,13 @@ def main(arguments: Sequence[str] = ()) -> None:
     network = model.MODELS[options.model]()
     train.load_weights(network, options.weights)
     if options.mix:
-        mix(network, options.mix[0], float(options.mix[1]))
+        try:
+            share = train.share(options.mix[1])
+        except ValueError as error:
+            raise ConfigError(
+                "--mix WEIGHTS {}: the share is a number from 0 up to 1.".format(options.mix[1])
+            ) from error
+        mix(network, options.mix[0], share)
     if options.save_weights:
         save_weights(network, options.save_weights)
     about: Dict[str, Any] = {

@@ -444,10 +444,12 @@ def load_weights(network: model.SSD, path: str) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        own = network.state_dict()
+        odd = [name for name in own if name in state and own[name].shape != state[name].shape]
+        odd += sorted(set(own) ^ set(state))
         raise ConfigError(
-            "{} does not fit {}: {}.".format(
-                path, network.name, str(error).splitlines()[-1].strip()
-            )
+            "{} does not fit {}: {} arrays are missing, too many or of another shape, first {}; "
+            "it is another network's.".format(path, network.name, len(odd), odd[0])
         ) from error
 
 

@@ -74,6 +74,8 @@ def test_each_feature_map_has_its_own_shift():
     torch.testing.assert_close(scores[0, :, 1], expected, atol=1e-5, rtol=1e-4)
     with pytest.raises(ConfigError, match="--shift: 3 numbers"):
         export.deployed(network(), export.Calibration(1.0, (0.0, 0.0, 0.0)))
+    with pytest.raises(ConfigError, match="--factor -2"):
+        export.deployed(network(), export.Calibration(-2.0, (0.0,)))
 
 
 def test_a_file_that_differs_is_refused(tmp_path):
@@ -107,3 +109,11 @@ def test_the_mean_of_two_runs(tmp_path):
     export.mix(first, str(tmp_path / "second.npz"), 0.25)
     wanted = 0.75 * before + 0.25 * second.state_dict()[name].half().float()
     torch.testing.assert_close(first.state_dict()[name], wanted)
+
+
+def test_a_share_that_is_none_is_refused(tmp_path):
+    weights = str(tmp_path / "weights.npz")
+    export.save_weights(model.blazeface(), weights)
+    for share in ("half", "1.5"):
+        with pytest.raises(ConfigError, match="--mix WEIGHTS " + share):
+            export.main(["blazeface", "--weights", weights, "--mix", weights, share])

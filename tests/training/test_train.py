@@ -107,8 +107,15 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(wider, tmp_path):
 def test_weights_of_another_network_are_refused(wider, tmp_path):
     path = str(tmp_path / "odd.npz")
     np.savez(path, nothing=np.zeros(3, np.float32))
-    with pytest.raises(ConfigError, match="odd.npz"):
-        train.load_weights(model.blazeface(), path)
+    network = model.blazeface()
+    count = len(network.state_dict()) + 1
+    with pytest.raises(ConfigError, match="odd.npz does not fit blazeface: {} arr".format(count)):
+        train.load_weights(network, path)
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    name = next(name for name, value in arrays.items() if value.ndim == 4)
+    np.savez(path, **dict(arrays, **{name: arrays[name][:1]}))
+    with pytest.raises(ConfigError, match="odd.npz .*: 1 arrays.*first " + name):
+        train.load_weights(network, path)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path):
