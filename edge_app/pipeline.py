@@ -148,7 +148,8 @@ class _Stage(threading.Thread):
     """
 
     def __init__(self, name: str, work: Callable[[], None], leave: Callable[[], None]) -> None:
-        super().__init__(name=name)
+        # A daemon: ``Pipeline.stop`` waits for it, and the end of the process must not do so again.
+        super().__init__(name=name, daemon=True)
         self._work = work
         self._leave = leave
         self.error: Optional[BaseException] = None

@@ -1,5 +1,7 @@
 """Threads: the newest frame wins, a failing stage is named, everything is closed where it was opened."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -179,3 +181,33 @@ def test_a_stage_that_is_stuck_is_named_and_the_join_is_bounded():
         assert pipeline.stop() == ["camera"]
     release.set()
     assert pipeline.stop() == []
+
+
+STUCK = """
+import sys, threading
+sys.path[:0] = {path!r}
+from test_pipeline import CountingCamera, CountingDetector
+from edge_app.meter import Meter
+from edge_app.pipeline import Pipeline
+
+class StuckDetector(CountingDetector):
+    def detect(self, pixels, threshold):
+        entered.set()
+        threading.Event().wait()  # as in a driver that never comes back
+
+entered = threading.Event()
+with Pipeline(CountingCamera(), StuckDetector(), 0.5, Meter()):
+    assert entered.wait(60)
+print("the end")
+"""
+
+
+def test_a_stage_that_is_stuck_does_not_hold_up_the_end_of_the_process():
+    words = [sys.executable, "-c", STUCK.format(path=sys.path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert process.communicate(timeout=60)[0] == b"the end\n"
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
