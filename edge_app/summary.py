@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from typing import Any, Dict, NamedTuple
 
 from edge_app import __version__
@@ -106,6 +107,9 @@ class Summary(NamedTuple):
                 "the statistics cannot be written to {}: {}. Give a folder that exists and is writable "
                 "to --stats.".format(path, error.strerror)
             ) from error
+        finally:
+            with suppress(OSError):  # where it was finished it has gone to its place
+                os.remove(temporary)
 
 
 def steps_table(steps_ms: Dict[str, Percentiles]) -> str:

@@ -108,6 +108,15 @@ def test_what_cannot_work_says_so_in_one_line(model, pictures, capsys, arguments
         assert word in error
 
 
+def test_statistics_that_cannot_take_their_place_leave_nothing(model, pictures, tmp_path, capsys):
+    (tmp_path / "stats.json").mkdir()
+    before = sorted(os.listdir(str(tmp_path)))
+    arguments = ["--source", pictures, "--display", "none", "--frames", "3", "--set", model]
+    assert main(["run", "--stats", str(tmp_path / "stats.json")] + arguments) == 74
+    assert "shown" in capsys.readouterr().out
+    assert sorted(os.listdir(str(tmp_path))) == before
+
+
 def test_the_command_line_itself(capsys):
     for arguments in ([], ["dance"], ["run", "--frames", "0"], ["run", "--seconds", "nan"]):
         with pytest.raises(SystemExit) as raised:

@@ -15,6 +15,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 from urllib.parse import quote, unquote
 
@@ -155,6 +156,9 @@ def write(path: str, loaded: LoadedSettings, root: str = "/") -> None:
             "the support archive cannot be written to {}: {}. Give a folder that exists and is writable "
             "to --bundle.".format(path, error.strerror)
         ) from error
+    finally:
+        with suppress(OSError):  # where it was finished it has gone to its place
+            os.remove(temporary)
     names = [part.name for part in parts if part.text]
     log.info("%s holds %s. Look through it before you send it.", path, ", ".join(names))
 

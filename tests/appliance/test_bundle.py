@@ -129,6 +129,14 @@ def test_a_folder_that_is_not_there(tmp_path, talkative):
         bundle.write(str(tmp_path / "nowhere" / "out.tar.gz"), loaded())
 
 
+def test_an_archive_that_cannot_take_its_place_leaves_nothing(tmp_path, talkative):
+    (tmp_path / "out.tar.gz").mkdir()
+    before = sorted(os.listdir(str(tmp_path)))
+    with pytest.raises(DisplayError, match="cannot be written to .*Is a directory"):
+        bundle.write(str(tmp_path / "out.tar.gz"), loaded())
+    assert sorted(os.listdir(str(tmp_path))) == before
+
+
 def test_every_setting_that_sounds_like_a_secret_is_hidden():
     assert bundle.is_secret("web.token") and bundle.is_secret("rtsp.password")
     assert bundle.is_secret("cloud.api_key") and not bundle.is_secret("events.mqtt_user")
