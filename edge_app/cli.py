@@ -378,11 +378,14 @@ def _keep_source(settings: config.Settings) -> None:
     Raises:
         DisplayError: it would be.
     """
+    from edge_app.clip import unfinished
+
     source = settings.camera.source
     source = unquote(source[len("file://") :]) if source.startswith("file://") else source
     for word in (part.strip() for part in settings.display.kind.split(",")):
         path = word[len("file:") :] if word.startswith("file:") else ""
-        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+        written = [one for one in (path, unfinished(path)) if path and os.path.exists(one)]
+        if os.path.exists(source) and any(os.path.samefile(one, source) for one in written):
             raise DisplayError(
                 "{} would be overwritten by its own clip; give another name to --display "
                 "file:PATH.".format(path)

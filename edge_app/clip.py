@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from contextlib import suppress
 from typing import Any, List, Optional, Tuple
 
 import numpy as np
@@ -21,8 +22,19 @@ _RESERVE_BYTES = 8 << 20  # left free on the disk, so that the clip's index can 
 _SMALLEST_SIDE_PX = 16  # MPEG-4 works in blocks of 16
 
 
+def unfinished(path: str) -> str:
+    """Where the clip ``path`` grows: beside it, where somebody finds what a crash has left of it."""
+    root, ending = os.path.splitext(_real(path))
+    return root + ".unfinished" + ending
+
+
+def _real(path: str) -> str:
+    """What a link stands for, so that the link stays one."""
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
 class FileDisplay(Display):
-    """Writes an MPEG-4 clip of constant rate and size.
+    """Writes an MPEG-4 clip of constant rate and size, and puts it in its place when it is finished.
 
     The rate is measured over the first pictures. From then on the presentation time of its frame
     decides how often a picture is written: again when the next one is late, not at all when they come
@@ -30,13 +42,15 @@ class FileDisplay(Display):
     size; one of another size is scaled to fit, with black bars.
 
     Args:
-        path: of the clip, by its ending ``.mp4``, ``.mkv`` or ``.avi``; overwritten when it exists.
+        path: of the clip, by its ending ``.mp4``, ``.mkv`` or ``.avi``. A clip that is there stays
+            until another one is finished; no picture, no clip.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self.written = 0  # pictures in the clip so far
         self._path = path
+        self._growing = ""  # the file that is written to, while it is open
         self._held: List[Tuple[float, np.ndarray]] = []  # until the rate is known
         self._writer: Optional[Any] = None
         self._rate_hz = 0.0
@@ -53,7 +67,7 @@ class FileDisplay(Display):
             DisplayError: the folder is missing or closed to us, or the ending is unknown.
         """
         folder = os.path.dirname(os.path.abspath(self._path))
-        if not is_utf_8(self._path):  # OpenCV ends the whole process
+        if not is_utf_8(unfinished(self._path)):  # OpenCV ends the whole process
             raise DisplayError(
                 "cannot write the clip {!r}: give it a name that is UTF-8".format(self._path)
             )
@@ -69,15 +83,15 @@ class FileDisplay(Display):
                     self._path, folder, folder
                 )
             )
-        try:
-            with open(self._path, "wb"):
-                pass
-        except OSError as error:
-            raise DisplayError(
-                "cannot write the clip {}: {}; give a file that can be written to --display "
-                "file:PATH".format(self._path, error.strerror)
-            ) from error
         self._check_room()
+        growing = unfinished(self._path)
+        try:
+            with suppress(FileNotFoundError), open(self._path, "r+b"):
+                pass  # what is there may be written over, and is no folder
+            with open(growing, "wb"):
+                self._growing = growing
+        except OSError as error:
+            raise self._refused(error) from error
         return self
 
     def show(self, picture: Picture) -> None:
@@ -98,7 +112,7 @@ class FileDisplay(Display):
         """Finish the clip. Idempotent.
 
         Raises:
-            DisplayError: pictures were written, but the file cannot be played.
+            DisplayError: pictures were written, but the file cannot be played, or not take its place.
         """
         try:
             if self._held:
@@ -107,11 +121,14 @@ class FileDisplay(Display):
                 self._put()
         finally:
             writer, self._writer = self._writer, None
+            growing, self._growing = self._growing, ""
             self._canvas = None
             if writer is not None:
                 writer.release()
-        if writer is not None:
-            self._check_playable()
+                self._publish(growing)
+            elif growing:
+                with suppress(OSError):
+                    os.remove(growing)
 
     def _advance(self, frame: Frame) -> None:
         """Add the time since the last frame; when its own time jumps back (a camera was reopened),
@@ -133,7 +150,7 @@ class FileDisplay(Display):
         even = [max(_SMALLEST_SIDE_PX, side + side % 2) for side in (width, height)]
         self._size_wh = (even[0], even[1])
         code = cv2.VideoWriter_fourcc(*"mp4v")
-        writer = cv2.VideoWriter(self._path, code, self._rate_hz, self._size_wh)
+        writer = cv2.VideoWriter(self._growing, code, self._rate_hz, self._size_wh)
         if not writer.isOpened():
             raise DisplayError(
                 "cannot write the clip {}: OpenCV has no MPEG-4 encoder for {}x{} at {:g} Hz; is "
@@ -169,19 +186,32 @@ class FileDisplay(Display):
                 "it elsewhere with --display file:PATH".format(self._path, free / 1e6)
             )
 
-    def _check_playable(self) -> None:
-        """OpenCV does not report a failed write; a clip without its index does not open."""
+    def _publish(self, growing: str) -> None:
+        """Put the finished clip in its place.
+
+        OpenCV does not report a failed write; a clip without its index does not open.
+        """
         import cv2
 
-        reader = cv2.VideoCapture(self._path)
+        reader = cv2.VideoCapture(growing)
         try:
             is_playable = reader.isOpened() and reader.grab()
         finally:
             reader.release()
         if not is_playable:
             raise DisplayError(
-                "the clip {} was written but cannot be played; is the disk full?".format(self._path)
+                "the clip {} was written but cannot be played; is the disk full?".format(growing)
             )
+        try:
+            os.replace(growing, _real(self._path))
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> DisplayError:
+        return DisplayError(
+            "cannot write the clip {}: {}; give a file and a folder that can be written to --display "
+            "file:PATH".format(self._path, error.strerror)
+        )
 
 
 def _nominal_rate_hz(times_s: List[float]) -> float:

@@ -340,6 +340,11 @@ def test_a_clip_is_not_written_over_its_source(model, pictures, tmp_path, capsys
         assert main(["run", "--set", model] + arguments) == 74
         assert "would be overwritten by its own clip" in capsys.readouterr().err
         assert clip.read_bytes() == before
+    rest = tmp_path / "b.unfinished.mp4"  # of a run that crashed
+    rest.write_bytes(before)
+    arguments = ["--source", str(rest), "--display", "file:{}".format(tmp_path / "b.mp4")]
+    assert main(["run", "--set", model] + arguments) == 74
+    assert rest.read_bytes() == before
 
 
 def test_secrets_are_not_printed(capsys):

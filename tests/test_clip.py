@@ -102,6 +102,32 @@ def test_one_picture_is_a_clip_and_none_is_harmless(tmp_path):
     write(tmp_path / "one.mp4", [picture_at(0.0)])
     assert len(read(tmp_path / "one.mp4")[0]) == 1
     write(tmp_path / "none.mp4", [])
+    assert os.listdir(str(tmp_path)) == ["one.mp4"]
+
+
+def test_a_clip_stays_until_another_one_is_finished(tmp_path):
+    clip, growing = tmp_path / "a.mp4", tmp_path / "a.unfinished.mp4"
+    (tmp_path / "link.mp4").symlink_to(clip)
+    write(tmp_path / "link.mp4", [picture_at(n / 30.0) for n in range(3)])
+    before = clip.read_bytes()
+    write(clip, [])  # as when the camera cannot be opened
+    assert clip.read_bytes() == before
+    with FileDisplay(str(clip)) as display:
+        for number in range(20):
+            display.show(picture_at(number / 30.0))
+        assert clip.read_bytes() == before and growing.stat().st_size > 0  # what a crash leaves
+    assert len(read(clip)[0]) == 20 and len(read(tmp_path / "link.mp4")[0]) == 20
+    assert sorted(os.listdir(str(tmp_path))) == ["a.mp4", "link.mp4"]
+
+
+def test_a_clip_that_cannot_take_its_place_is_said_and_kept(tmp_path):
+    display = FileDisplay(str(tmp_path / "a.mp4"))
+    with pytest.raises(DisplayError, match="a.mp4: Is a directory"):
+        with display:
+            display.show(picture_at(0.0))
+            (tmp_path / "a.mp4").mkdir()
+    display.close()
+    assert len(read(tmp_path / "a.unfinished.mp4")[0]) == 1
 
 
 def test_close_can_be_repeated(tmp_path):

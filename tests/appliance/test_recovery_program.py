@@ -224,7 +224,8 @@ def test_a_disk_that_fills_up_costs_the_clip_only(nvstub, start, tmp_path):
                     before=on_a_disk(tmp_path, "size=16m"))  # fmt: skip
     inside = "/proc/{}/root{}/disk/".format(program.process.pid, tmp_path)
     deadline = time.monotonic() + 90
-    while not (os.path.exists(inside + "a.mp4") and os.path.getsize(inside + "a.mp4")):
+    clip = inside + "a.unfinished.mp4"
+    while not (os.path.exists(clip) and os.path.getsize(clip)):
         assert time.monotonic() < deadline and program.process.poll() is None, program.said
         time.sleep(0.02)
     with open(inside + "others", "wb") as file:
