@@ -93,11 +93,11 @@ def run(options: argparse.Namespace) -> int:
     settings = _settings(options).settings
     _keep_source(settings)
     stopping = _stop_on_signals()
-    meter, tracker, overlay = Meter(), Tracker(settings.faces), Overlay(settings.display.figures)
-    privacy = Privacy(settings.privacy)
+    meter, overlay = Meter(), Overlay(settings.display.figures)
     appliance = _Appliance(settings, Status(), meter, os.environ.get("NOTIFY_SOCKET", ""))
     detector = open_detector(settings, appliance.progress)
     camera = appliance.camera(source_of(settings))
+    tracker, privacy = Tracker(settings.faces, camera.related), Privacy(settings.privacy)
     limits = _Limits(options.frames, options.seconds)
     pipeline = Pipeline(camera, detector, privacy.threshold(tracker.threshold), meter)
     status = 0

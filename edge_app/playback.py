@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 class FolderCamera(Camera):
     """Every image a frame, in the order of ``list_images``; unreadable ones are left out and counted.
 
+    They need not have anything to do with each other: what was seen in one says nothing of the next.
+
     Args:
         name: for messages.
         paths: images and folders.
@@ -24,7 +26,7 @@ class FolderCamera(Camera):
     """
 
     def __init__(self, name: str, paths: Sequence[str], rate_hz: float) -> None:
-        super().__init__(name, live=False)
+        super().__init__(name, live=False, related=False)
         self._given = paths
         self._rate_hz = rate_hz
 

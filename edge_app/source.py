@@ -21,6 +21,7 @@ class Camera:
     Args:
         name: its URI without passwords, for messages.
         live: frames that nobody takes are dropped and counted; files wait instead.
+        related: a frame shows what the one before it showed, a moment later; pictures in a folder do not.
 
     Attributes:
         dropped: frames lost inside the source since the first opening, before ``read`` saw them.
@@ -28,9 +29,10 @@ class Camera:
         stuck: the driver did not let go in time. The process must leave by ``os._exit``.
     """
 
-    def __init__(self, name: str, live: bool) -> None:
+    def __init__(self, name: str, live: bool, related: bool = True) -> None:
         self.name = name
         self.live = live
+        self.related = related
         self.dropped = 0
         self.stop_s = 1.0
         self.stuck = False

@@ -30,10 +30,16 @@ class Tracker:
     instead of leaving it behind (Yang et al., "Hard to track objects with irregular motions and
     similar appearances? Make it easier by buffering the matching space", WACV 2023). A box below
     ``show`` that belongs to no shown face is never drawn.
+
+    Args:
+        settings: thresholds, memory and overlap.
+        related: without, every frame is looked at by itself, as it must be with pictures that have
+            nothing to do with each other.
     """
 
-    def __init__(self, settings: FacesSettings) -> None:
+    def __init__(self, settings: FacesSettings, related: bool = True) -> None:
         self._settings = settings
+        self._related = related
         self._tracks: List[_Track] = []
         self._begun = 0  # tracks since the start
         self._size_wh: Optional[Tuple[int, int]] = None  # of the frame before
@@ -63,7 +69,7 @@ class Tracker:
         Returns:
             The faces to show, best first. A face missed in this frame keeps its last box and score.
         """
-        if size_wh != self._size_wh:
+        if size_wh != self._size_wh or not self._related:
             self._tracks, self._size_wh = [], size_wh
         tracks = self._partners(faces)
         for (box, score), track in zip(faces, tracks):

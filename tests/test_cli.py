@@ -55,17 +55,34 @@ def test_run_to_the_end_of_a_folder(model, pictures, tmp_path, capsys):
 
 def test_a_file_is_looked_at_in_its_own_time(model, tmp_path):
     """A face that is missed is remembered for 0.3 s of the film, however long the machine takes for it."""
-    folder, stats = tmp_path / "film", tmp_path / "stats.json"
-    folder.mkdir()
-    for number in range(20):
-        pixels = np.zeros((48, 64, 3), np.uint8)
-        pixels[16:32, 16:32] = 255 if number == 0 else 0
-        cv2.imwrite(str(folder / "{:02d}.png".format(number)), pixels)
-    arguments = ["--source", str(folder), "--display", "none", "--stats", str(stats)]
+    stats = tmp_path / "stats.json"
     for rate_hz, shown in ((8, 3), (2, 1)):
-        more = ["--set", "camera.rate_hz={}".format(rate_hz), "--set", model]
-        assert main(["run"] + arguments + more) == 0
+        clip = str(tmp_path / "{}.avi".format(rate_hz))
+        writer = cv2.VideoWriter(clip, cv2.VideoWriter_fourcc(*"MJPG"), rate_hz, (64, 48))
+        for number in range(20):
+            writer.write(with_face(number == 0))
+        writer.release()
+        arguments = ["--source", clip, "--display", "none", "--stats", str(stats), "--set", model]
+        assert main(["run"] + arguments) == 0
         assert json.loads(stats.read_text())["frames"]["with_faces"] == shown
+
+
+def with_face(is_there=True):
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[16:32, 16:32] = 255 * is_there
+    return pixels
+
+
+@pytest.mark.parametrize("mode", ["never", "always"])
+def test_no_box_of_one_picture_stays_on_the_next(model, tmp_path, mode):
+    folder, stats = tmp_path / "unrelated", tmp_path / "stats.json"
+    folder.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(folder / "{}.png".format(number)), with_face(number == 0))
+    arguments = ["--source", str(folder), "--display", "none", "--stats", str(stats), "--set", model]
+    arguments += ["--set", "recovery.mode=" + mode, "--set", "power.mode=" + mode]
+    assert main(["run"] + arguments) == 0
+    assert json.loads(stats.read_text())["frames"]["with_faces"] == 1
 
 
 def test_run_ends_after_so_many_frames(model, pictures, tmp_path):

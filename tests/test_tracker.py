@@ -38,6 +38,12 @@ def test_a_face_that_never_reached_the_threshold_is_not_shown(tracker):
     assert shown(tracker, [0.94, 0.94, 0.949]) == [0, 0, 0]
 
 
+def test_frames_that_are_unrelated_give_each_other_nothing():
+    tracker = Tracker(FacesSettings(show=0.95, keep=0.8), related=False)
+    assert shown(tracker, [0.96, 0.94, None, 0.96]) == [1, 0, 0, 1]
+    assert tracker.tracks == (2,)
+
+
 def test_a_face_under_the_lower_bound_goes_after_the_memory(tracker):
     assert shown(tracker, [0.96, 0.5, 0.5, 0.5, 0.5, 0.5]) == [1, 1, 1, 1, 0, 0]
 

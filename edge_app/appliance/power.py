@@ -240,6 +240,7 @@ class PacedCamera(Camera):
         # Not Camera.__init__: "dropped" and "stuck" are those of the camera within.
         self.name = camera.name
         self.live = camera.live
+        self.related = camera.related
         self._camera = camera
         self._watch = watch
         watch.obeyed()

@@ -216,7 +216,8 @@ class RecoveringCamera(Camera):
             raise CameraError(
                 "{}: is gone (there is only {}). Plug it in again.".format(self.name, camera.name)
             )
-        self._kind, self.name, self.live = kind, camera.name, camera.live
+        self._kind, self.name = kind, camera.name
+        self.live, self.related = camera.live, camera.related
         self._fresh = camera
         return camera
 
