@@ -81,24 +81,26 @@ def measure(settings: Settings, frames: int, open_detector: Callable[[Settings],
 
 def _single(settings: Settings, frames: int, open_detector: Callable[[Settings], Detector]) -> Summary:
     alone = settings._replace(detector=settings.detector._replace(threads=1))
-    tracker, overlay, display = Tracker(settings.faces), Overlay(), NoDisplay()
+    camera = _Repeating(open_camera(settings.camera))
+    tracker, overlay = Tracker(settings.faces, camera.related), Overlay()
     meter = Meter(keep=frames)
-    source = _Repeating(settings)
-    with open_detector(alone) as detector, source, display:
+    with open_detector(alone) as detector, camera, NoDisplay() as display:
         for number in itertools.count():
             if number == BURN_IN:
-                meter = Meter(keep=frames)
+                meter.clear()
             if number == BURN_IN + frames:
                 break
             started = time.perf_counter()
-            frame = source.next()
+            frame: Optional[Frame] = None
+            while frame is None:
+                frame = camera.read(_WAIT_S)
             meter.add("capture", time.perf_counter() - started)
             meter.tick("camera", time.monotonic())
             faces = detector.detect(frame.pixels, tracker.threshold)
             for step, seconds in zip(("preprocess", "network", "postprocess"), detector.times):
                 meter.add(step, seconds)
             meter.tick("detect", time.monotonic())
-            shown = tracker.update(faces, frame.captured_at, frame.size_wh)
+            shown = tracker.update(faces, camera.moment(frame), frame.size_wh)
             drawing = time.perf_counter()
             figures = meter.figures(time.monotonic(), 0.0, {})
             pixels = overlay.draw(frame.pixels, shown, figures)
@@ -110,62 +112,70 @@ def _single(settings: Settings, frames: int, open_detector: Callable[[Settings],
             meter.count("faces", len(shown))
             meter.count("frames_with_faces", int(len(shown) > 0))
             meter.tick("display", time.monotonic())
-        return Summary.of(meter, {}, {}, settings.camera.source, detector.description)
+        return Summary.of(meter, {}, {}, camera.name, detector.description)
 
 
 def _pipeline(
     settings: Settings, frames: int, open_detector: Callable[[Settings], Detector]
 ) -> Summary:
-    tracker, overlay, meter = Tracker(settings.faces), Overlay(), Meter(keep=frames)
-    camera, detector = open_camera(settings.camera), open_detector(settings)
+    camera, detector = _Repeating(open_camera(settings.camera)), open_detector(settings)
+    tracker, overlay = Tracker(settings.faces, camera.related), Overlay()
+    meter = Meter(keep=frames)
+    before: Dict[str, int] = {}  # dropped during the burn-in
     with Pipeline(camera, detector, tracker.threshold, meter) as pipeline:
         shown = 0
         while shown < BURN_IN + frames:
-            try:
-                result = pipeline.next(_WAIT_S)
-            except EndOfStream:
-                break
+            result = pipeline.next(_WAIT_S)
             if result is None:
                 continue
-            captured_at = result.frame.captured_at
-            faces = tracker.update(result.faces, captured_at, result.frame.size_wh)
+            if shown == BURN_IN:
+                meter.clear()
+                before = pipeline.dropped
+            frame = result.frame
+            faces = tracker.update(result.faces, camera.moment(frame), frame.size_wh)
             figures = meter.figures(time.monotonic(), 0.0, pipeline.dropped)
-            overlay.draw(result.frame.pixels, faces, figures)
-            meter.add("latency", time.monotonic() - captured_at)
+            overlay.draw(frame.pixels, faces, figures)
+            meter.add("latency", time.monotonic() - frame.captured_at)
             meter.count("faces", len(faces))
             meter.count("frames_with_faces", int(len(faces) > 0))
             meter.tick("display", time.monotonic())
             shown += 1
-        dropped, left = pipeline.dropped, pipeline.left
-        return Summary.of(meter, dropped, left, camera.name, detector.description)
+        dropped = {cause: count - before[cause] for cause, count in pipeline.dropped.items()}
+        return Summary.of(meter, dropped, pipeline.left, camera.name, detector.description)
 
 
-class _Repeating:
-    """A source that begins again at its end, with the same interface for one frame after the other."""
+class _Repeating(Camera):
+    """A source that begins again at its end."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings.camera
-        self._camera: Optional[Camera] = None
+    def __init__(self, camera: Camera) -> None:
+        super().__init__(camera.name, camera.live, camera.related)
+        self._camera = camera
+        self._given = 0  # frames since it was opened
 
-    def __enter__(self) -> "_Repeating":
-        self._camera = open_camera(self._settings).__enter__()
-        return self
+    def open(self) -> None:
+        """From its beginning."""
+        self._given = 0
+        self._camera.open()
 
-    def __exit__(self, *error: Any) -> None:
-        if self._camera is not None:
-            self._camera.__exit__(None, None, None)
-            self._camera = None
+    def read(self, timeout_s: float) -> Optional[Frame]:
+        """See ``Camera.read``; ``None`` also where it begins again.
 
-    def next(self) -> Frame:
-        """The next frame, however long it takes."""
-        for _ in range(2):
-            assert self._camera is not None, "used outside 'with'"
-            try:
-                while True:
-                    frame = self._camera.read(_WAIT_S)
-                    if frame is not None:
-                        return frame
-            except EndOfStream:
-                self.__exit__()
-                self.__enter__()
-        raise CameraError("{} holds no frame to measure with.".format(self._settings.source))
+        Raises:
+            CameraError: the source has no frame at all.
+        """
+        try:
+            frame = self._camera.read(timeout_s)
+        except EndOfStream:
+            if not self._given:
+                raise CameraError("{} holds no frame to measure with.".format(self.name)) from None
+            self.close()
+            self.open()
+            return None
+        self._given += int(frame is not None)
+        self.dropped = self._camera.dropped
+        return frame
+
+    def close(self) -> None:
+        """Close the source. Idempotent."""
+        self._camera.close()
+        self.stuck = self._camera.stuck

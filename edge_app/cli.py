@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
                         watchers.idle()
                         continue
                     found = result.faces.above(tracker.threshold)
-                    at_s = result.frame.captured_at if camera.live else result.frame.pts_s
+                    at_s = camera.moment(result.frame)
                     faces = tracker.update(found, at_s, result.frame.size_wh)
                     covered = privacy.cover(result, at_s)
                     picture = _draw(covered, faces, tracker.tracks, pipeline, meter, overlay)

@@ -118,6 +118,12 @@ class Meter:
                 self._steps[step] = Recent(self._keep)
             self._steps[step].append(seconds)
 
+    def clear(self) -> None:
+        """Begin anew: what came so far was the burn-in."""
+        with self._lock:
+            for remembered in (self._rates, self._counts, self._spans, self._steps):
+                remembered.clear()
+
     def figures(self, now: float, age_s: float, dropped: Dict[str, int]) -> Figures:
         """Figures for the screen: age and drops as given, the rest at most ``refresh_s`` old."""
         with self._lock:

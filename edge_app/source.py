@@ -72,6 +72,14 @@ class Camera:
         """
         raise NotImplementedError
 
+    def moment(self, frame: Frame) -> float:
+        """When a frame of it was taken, in seconds of its own clock.
+
+        Of a live source that is ``captured_at``; of a file ``pts_s``, so that a slow machine finds in it
+        what a fast one does.
+        """
+        return frame.captured_at if self.live else frame.pts_s
+
     def close(self) -> None:
         """Let go of the device within ``stop_s``. Idempotent."""
         raise NotImplementedError

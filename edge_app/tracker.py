@@ -61,8 +61,7 @@ class Tracker:
 
         Args:
             faces: those above ``threshold``, in pixels.
-            at_s: when the frame was taken. Of a camera its ``captured_at``; of a file its ``pts_s``, so
-                that a slow machine finds in it what a fast one does.
+            at_s: when the frame was taken (``Camera.moment``).
             size_wh: of the frame. With another one than before all faces are new ones: the boxes
                 of before are pixels of another picture.
 

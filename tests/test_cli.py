@@ -249,6 +249,22 @@ def test_bench_measures_every_step(model, pictures, capsys):
     assert report["overhead"] > 0 and report["beside_ms"] > 0
 
 
+def test_bench_plays_a_short_source_again_and_counts_no_cold_frame(model, tmp_path, capsys):
+    picture = str(tmp_path / "one.png")
+    cv2.imwrite(picture, with_face())
+    assert main(["bench", "--set", model, "--source", picture, "--frames", "7", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["single"]["frames"]["shown"] == report["pipeline"]["frames"]["shown"] == 7
+    assert report["pipeline"]["frames"]["captured"] <= 7 + 4  # what was under way at the end
+    assert report["single"]["faces"] == report["pipeline"]["faces"] == 7
+
+
+def test_bench_of_a_source_without_a_frame(model, capsys):
+    source = "test://?live=0&seconds=0.001"
+    assert main(["bench", "--set", model, "--source", source, "--frames", "7"]) == 69
+    assert "holds no frame to measure with" in capsys.readouterr().err
+
+
 def test_bench_prints_a_table_with_device_and_date(model, pictures, capsys):
     assert main(["bench", "--set", model, "--source", pictures, "--frames", "5"]) == 0
     table = capsys.readouterr().out

@@ -81,3 +81,16 @@ def test_averages_span_the_whole_run():
         meter.tick("display", number * 0.5)
     assert meter.average_rates() == {"display": pytest.approx(2.0)}
     assert meter.shown == 101
+
+
+def test_what_came_before_it_is_cleared_counts_nowhere():
+    meter = Meter()
+    for at in (0.0, 90.0, 100.0, 101.0):
+        if at == 100.0:
+            meter.clear()
+        meter.tick("display", at)
+        meter.count("faces", 1)
+        meter.add("network", at)
+    assert meter.counts() == {"display": 2, "faces": 2}
+    assert meter.average_rates() == {"display": 1.0}
+    assert meter.summary()["network"].p50 == pytest.approx(100500.0)
