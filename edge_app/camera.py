@@ -33,6 +33,7 @@ KNOWN = (
     "a folder of images, test://?faces=6&seconds=0&live=1, gst://LAUNCH LINE"
 )
 _DEFAULT_FACES = 6
+_GIF_ADVICE = "Make a clip of it: `ffmpeg -i FILE.gif clip.mp4`."
 _LINKS = ("dev/v4l/by-id", "dev/v4l/by-path")  # udev's: by maker and serial number, by socket
 
 
@@ -212,7 +213,10 @@ def _file(path: str, settings: CameraSettings, jetson: bool) -> Camera:
             "{!r}: the name of a clip must be UTF-8; rename it, or give it another name with "
             "`ln -s`".format(path)
         )
-    return _pick(path, launch.clip(os.path.abspath(path), settings, jetson), settings)
+    line = launch.clip(os.path.abspath(path), settings, jetson)
+    if path.lower().endswith(".gif"):  # GStreamer's demuxer of them (libav's) gives no times and no end
+        return ReaderCamera(path, line._replace(advice=_GIF_ADVICE), settings)
+    return _pick(path, line, settings)
 
 
 def _pick(name: str, line: launch.Launch, settings: CameraSettings) -> Camera:

@@ -111,7 +111,8 @@ class ReaderCamera(Camera):
             capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._settings.height_px)
             capture.set(cv2.CAP_PROP_FPS, self._settings.rate_hz)
         else:
-            capture = cv2.VideoCapture(wanted)
+            is_gif = str(wanted).lower().endswith(".gif")  # whose end GStreamer does not find
+            capture = cv2.VideoCapture(wanted, cv2.CAP_FFMPEG if is_gif else cv2.CAP_ANY)
         if not capture.isOpened():
             raise self._complaint("OpenCV cannot open it")
         return capture

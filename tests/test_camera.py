@@ -176,6 +176,36 @@ def test_clip_on_a_jetson_goes_through_its_converter(nvstub, movie):
     assert len(read_all(GStreamerCamera(movie, line, 1.0))) == 20
 
 
+def gif(width, height, greys, delay_cs):
+    """An animated GIF of plain pictures: CompuServe's GIF89a, its LZW codes kept at eight bits."""
+    table = bytes(value for grey in range(128) for value in (2 * grey,) * 3)
+    data = b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF6, 0, 0) + table
+    data += b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"  # again and again
+    for grey in greys:
+        data += b"\x21\xf9\x04\x00" + struct.pack("<H", delay_cs) + b"\x00\x00"
+        data += b"\x2c" + struct.pack("<HHHHBB", 0, 0, width, height, 0, 7)
+        rows = (b"\x80" + bytes([grey // 2]) * width) * height + b"\x81"  # 128: forget, 129: the end
+        for start in range(0, len(rows), 255):
+            block = rows[start : start + 255]
+            data += bytes([len(block)]) + block
+        data += b"\x00"
+    return data + b"\x3b"
+
+
+def test_animated_gif_plays_to_its_end(tmp_path):
+    clip = tmp_path / "a.GIF"
+    clip.write_bytes(gif(64, 48, [0, 100, 250], 20))
+    frames = read_all(open_camera(settings(clip)))
+    assert [int(frame.pixels.mean()) for frame in frames] == [0, 100, 250]
+    assert [round(frame.pts_s - frames[0].pts_s, 3) for frame in frames] == [0.0, 0.2, 0.4]
+
+
+def test_gif_that_cannot_be_played_says_what_to_do(tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"GIF89a and no more")
+    with pytest.raises(ImageError, match="a.gif: .* Make a clip of it: `ffmpeg"):
+        read_all(open_camera(settings(tmp_path / "a.gif")))
+
+
 def broken_clip(kind, movie, folder):
     path = str(folder / (kind + ".mp4"))
     with open(movie, "rb") as file:
