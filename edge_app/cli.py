@@ -87,11 +87,13 @@ def run(options: argparse.Namespace) -> int:
     from edge_app.overlay import Overlay
     from edge_app.pipeline import Pipeline
     from edge_app.privacy import Privacy
-    from edge_app.summary import Summary
+    from edge_app.summary import Summary, see_place
     from edge_app.tracker import Tracker
 
     settings = _settings(options).settings
     _keep_source(settings)
+    if options.stats:
+        see_place(options.stats)
     stopping = _stop_on_signals()
     meter, overlay = Meter(), Overlay(settings.display.figures)
     appliance = _Appliance(settings, Status(), meter, os.environ.get("NOTIFY_SOCKET", ""))
@@ -329,7 +331,10 @@ class _Appliance:
         if self._notify:
             members.append(("service manager", lambda: Notifier(status, self._notify)))
         if settings.events.file or settings.events.mqtt:
-            members.append(("events", lambda: Events(settings.events, status, camera.name)))
+            insists = not self.recovers  # a service goes on without a file, as without a screen
+            members.append(
+                ("events", lambda: Events(settings.events, status, camera.name, insists))
+            )
         if self.recovers:
             members.append(("detector watch", lambda: DetectorWatch(self._meter, settings.recovery)))
         return Displays(members)

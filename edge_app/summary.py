@@ -1,6 +1,7 @@
 """What a run came to: frames, faces, rates, latency and drops, as a table and as JSON."""
 
 import datetime
+import errno
 import json
 import os
 import platform
@@ -103,13 +104,33 @@ class Summary(NamedTuple):
                 file.write("\n")
             os.replace(temporary, path)
         except OSError as error:
-            raise DisplayError(
-                "the statistics cannot be written to {}: {}. Give a folder that exists and is writable "
-                "to --stats.".format(path, error.strerror)
-            ) from error
+            raise _refused(path, error) from error
         finally:
             with suppress(OSError):  # where it was finished it has gone to its place
                 os.remove(temporary)
+
+
+def see_place(path: str) -> None:
+    """Look whether ``Summary.save`` will be able to write there, before a run rather than after it.
+
+    Raises:
+        DisplayError: it will not.
+    """
+    temporary = path + ".tmp"
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with open(temporary, "w"):
+            os.remove(temporary)
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: str, error: OSError) -> DisplayError:
+    return DisplayError(
+        "the statistics cannot be written to {}: {}. Give a folder that exists and is writable "
+        "to --stats.".format(path, error.strerror)
+    )
 
 
 def steps_table(steps_ms: Dict[str, Percentiles]) -> str:

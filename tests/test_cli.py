@@ -17,6 +17,9 @@ from models import make_bright
 from ports import free_port
 
 from edge_app.cli import main
+from edge_app.errors import DisplayError
+from edge_app.meter import Meter
+from edge_app.summary import Summary
 
 
 @pytest.fixture
@@ -113,14 +116,15 @@ def test_run_writes_the_annotated_clip(model, pictures, tmp_path):
         (["--display", "hologram"], 78, ["hologram"]),
         (["--set", "detector.model=nowhere.onnx"], 65, ["no model card at nowhere.json"]),
         (["--display", "file:/nowhere/clip.mp4"], 74, ["/nowhere"]),
-        (["--stats", "/nowhere/stats.json"], 74, ["/nowhere/stats.json"]),
+        (["--stats", "/nowhere/stats.json"], 74, ["/nowhere/stats.json", "No such file"]),
+        (["--set", "events.file=/nowhere/a.jsonl"], 74, ["/nowhere/a.jsonl: No such file", "events.file"]),
     ],
 )
 def test_what_cannot_work_says_so_in_one_line(model, pictures, capsys, arguments, status, words):
     fixed = ["--source", pictures, "--display", "none", "--frames", "3", "--set", model]
     assert main(["run"] + fixed + arguments) == status
-    error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1 and error.startswith("edge-app: ")
+    out, error = capsys.readouterr()
+    assert out == "" and len(error.splitlines()) == 1 and error.startswith("edge-app: ")
     for word in words:
         assert word in error
 
@@ -130,7 +134,10 @@ def test_statistics_that_cannot_take_their_place_leave_nothing(model, pictures, 
     before = sorted(os.listdir(str(tmp_path)))
     arguments = ["--source", pictures, "--display", "none", "--frames", "3", "--set", model]
     assert main(["run", "--stats", str(tmp_path / "stats.json")] + arguments) == 74
-    assert "shown" in capsys.readouterr().out
+    out, error = capsys.readouterr()
+    assert out == "" and "stats.json: Is a directory" in error  # before the run, not after it
+    with pytest.raises(DisplayError, match="stats.json: Is a directory"):  # made while it ran
+        Summary.of(Meter(), {}, {}, "", "").save(str(tmp_path / "stats.json"))
     assert sorted(os.listdir(str(tmp_path))) == before
 
 

@@ -22,6 +22,7 @@ from edge_app.appliance.status import Status
 from edge_app.boxes import iou
 from edge_app.config import EventsSettings
 from edge_app.display import Display
+from edge_app.errors import DisplayError
 from edge_app.frames import Picture
 
 _SAME_IOU = 0.3  # overlap at which a face that was just missed has come back, under whatever number
@@ -121,14 +122,18 @@ class Events(Display):
         settings: where to; nowhere by default.
         status: told what could not be delivered (dropped by cause "events").
         source: the camera's name, written into every line.
+        insists: on the file; without, one that cannot be written may come back, or costs its lines.
 
     Raises:
         ConfigError: on opening: the broker's address or a file of its settings is wrong.
-        DisplayError: on opening: a library is missing.
+        DisplayError: on opening: a library is missing, or the file cannot be written.
     """
 
-    def __init__(self, settings: EventsSettings, status: Status, source: str = "") -> None:
+    def __init__(
+        self, settings: EventsSettings, status: Status, source: str = "", insists: bool = False
+    ) -> None:
         super().__init__()
+        self._insists = insists
         self._settings = settings
         self._status = status
         self._always = {"source": source, "host": socket.gethostname()}
@@ -139,7 +144,10 @@ class Events(Display):
     def __enter__(self) -> "Events":
         wanted: List[Outbox] = []
         if self._settings.file:
-            wanted.append(FileOutbox(self._settings, self._status))
+            file = FileOutbox(self._settings, self._status)
+            if self._insists:
+                file.see_place()
+            wanted.append(file)
         if self._settings.mqtt:
             wanted.append(MqttOutbox(self._settings, self._status))
         with ExitStack() as opened:
@@ -208,6 +216,23 @@ class FileOutbox(Outbox):
         self._path = settings.file
         self._limit_bytes = int(settings.max_file_mb * 1e6)
 
+    def see_place(self) -> None:
+        """Look whether lines can be written; makes the file where there is none.
+
+        Raises:
+            DisplayError: they cannot.
+        """
+        if self._path == "-":
+            return
+        try:
+            os.close(self._open(os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # a pipe that nobody reads yet
+                raise DisplayError(
+                    "events cannot be written to {}: {}. Give a file in a folder that exists and is "
+                    "writable to events.file.".format(self._path, error.strerror)
+                ) from error
+
     def deliver(self) -> None:
         """Write line by line; one that cannot be written is lost, the next one is tried anew."""
         while True:
@@ -253,8 +278,8 @@ class FileOutbox(Outbox):
             if file >= 0:
                 os.close(file)
 
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _FILE_MODE)
+    def _open(self, flags: int = 0) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags, _FILE_MODE)
 
 
 def _write_all(file: int, line: bytes) -> None:

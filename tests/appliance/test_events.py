@@ -17,6 +17,7 @@ from edge_app.appliance import events as module
 from edge_app.appliance.events import Events, FileOutbox, Presence
 from edge_app.appliance.status import Status
 from edge_app.config import EventsSettings
+from edge_app.errors import DisplayError
 from edge_app.frames import Detections, Figures, Frame, Picture, Result, StepTimes
 
 HERE = (100.0, 100.0, 200.0, 220.0)
@@ -243,6 +244,17 @@ def test_a_folder_that_is_missing_is_told_once(tmp_path):
         for track in range(5):
             events.show(picture(float(track), (track, HERE, 0.99)))
     assert len(status.snapshot().notes) == 1 and status.snapshot().dropped["events"] == 2
+
+
+def test_a_place_that_is_insisted_on_is_looked_at_before(tmp_path):
+    missing = settings(tmp_path)._replace(file=str(tmp_path / "nowhere" / "a.jsonl"))
+    with pytest.raises(DisplayError, match="nowhere/a.jsonl: No such file .* events.file"):
+        Events(missing, Status(), insists=True).__enter__()
+    for well in ("-", str(tmp_path / "pipe"), str(tmp_path / "new.jsonl")):
+        if well.endswith("pipe"):
+            os.mkfifo(well)
+        with Events(settings(tmp_path)._replace(file=well), Status(), insists=True):
+            pass
 
 
 def test_a_pipe_that_nobody_reads_holds_nothing_up(tmp_path):
