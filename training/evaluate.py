@@ -286,10 +286,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--plots", help="folder for the plot")
     options = parser.parse_args(arguments)
     wider, near = (os.path.join(options.data, name) for name in ("wider", "near"))
-    settings = DetectorSettings(
-        model=options.onnx, threads=options.threads, max_candidates=2000, max_faces=1000
-    )
-    with OnnxDetector(settings) as detector:
+    with OnnxDetector(DetectorSettings(options.onnx, threads=options.threads)) as detector:
         figures, curves = wider_report(detector, wider)
         if os.path.isdir(near):
             figures["near"] = near_report(detector, near, "near_bbx_gt.txt")

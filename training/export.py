@@ -24,11 +24,8 @@ from training import command, model, train
 OPSET = 13
 IR_VERSION = 7  # what ONNX Runtime 1.10, the last for Python 3.6, still reads
 LARGEST_DIFFERENCE = 1e-3  # of a score or an offset, PyTorch against ONNX Runtime
-LICENCE = (
-    "research, non-commercial: trained on WIDER FACE (CC BY-NC-ND, non-commercial research) and "
-    "small sets without a stated licence"
-)
-OUR_DATA = "80% of WIDER FACE's validation split and four small sets (6,227 images)"
+# What WIDER FACE makes of weights; the card says so unless it is told otherwise.
+LICENCE = "research, non-commercial: trained on WIDER FACE (CC BY-NC-ND, non-commercial research)"
 # Operators of the ONNX parser of TensorRT 8.2 that our networks may use.
 OPERATORS = frozenset(
     "Add AveragePool Clip Concat Constant Conv Div Gather Identity MaxPool Mul Pad Pow ReduceL2 "
@@ -188,6 +185,7 @@ def export(
     name: str,
     training: Dict[str, Any],
     calibration: Calibration = Calibration(),
+    licence: str = LICENCE,
 ) -> str:
     """Write ``NAME.onnx`` and its card into a folder; gives the path of the ONNX.
 
@@ -202,7 +200,7 @@ def export(
         write_onnx(ready, input_wh, fresh)
         worst = parity(ready, fresh, input_wh)
         stamp(
-            fresh, {"licence": LICENCE, "training": training, "calibration": calibration._asdict()}
+            fresh, {"licence": licence, "training": training, "calibration": calibration._asdict()}
         )
         written = card.ModelCard(
             name=name,
@@ -219,7 +217,7 @@ def export(
             outputs=card.ModelOutputs("offsets", "scores"),
             layers=tuple(layers),
             variances=model.VARIANCES,
-            licence=LICENCE,
+            licence=licence,
             training=dict(training, calibration=dict(calibration._asdict())),
             measured={},
         )
@@ -267,7 +265,8 @@ def main(arguments: Sequence[str] = ()) -> None:
         "--mix", nargs=2, metavar=("WEIGHTS", "SHARE"),
         help="other weights of this network, and their share in the mean of both",
     )  # fmt: skip
-    parser.add_argument("--trained-on", default=OUR_DATA, help="which data, for the card")
+    parser.add_argument("--trained-on", default="not stated", help="which data, for the card")
+    parser.add_argument("--licence", default=LICENCE, help="of the weights, for the card")
     parser.add_argument("--note", default="", help="how it was trained, for the card")
     options = parser.parse_args(arguments or None)
     network = model.MODELS[options.model]()
@@ -292,6 +291,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     export(
         network, tuple(options.size or network.input_wh), options.out,
         options.name or options.model, about, Calibration(options.factor, tuple(options.shift)),
+        options.licence,
     )  # fmt: skip
 
 

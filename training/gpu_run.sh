@@ -15,8 +15,8 @@
 # PYTHON chooses the interpreter; BACKBONES is a folder with mobilenet_v2_imagenet.npz and, for VGG-16, vgg16.pth
 # (torchvision), .onnx or .npz (default: DATA/pretrained); without a file a network starts from nothing. WORKERS
 # processes draw the views. EPOCHS is the length of the long run, ABLATION_EPOCHS, ABLATION_BATCH and ABLATION_SIZE are
-# those of an ablation: short ones can be had on a CPU. Where DATA has no test pictures, only training is done:
-# bring OUT to a machine that has them and run the same command there.
+# those of an ablation: short ones can be had on a CPU. TRAINED_ON names the data in the cards. Where DATA has no test
+# pictures, only training is done: bring OUT to a machine that has them and run the same command there.
 set -eu
 data=$1 out=$2 seconds=${3:-540}
 if [ $# -gt 3 ]; then shift 3; else set -- long vgg_50 mobilenet_50 blazeface; fi
@@ -65,9 +65,11 @@ finish() { # RUN MODEL SIZE NAME: calibrated, exported, evaluated
     [ ! -f "$out/result/$4.txt" ] || return 0
     [ "$(left)" -gt 120 ] || pause
     "$python" -m training.export "$2" --weights "$out/$1/final.pt" --size "$3" --out "$out/raw" --name "$4"
-    fit=$("$python" -m training.calibration "$out/raw/$4.onnx" --data "$data" | tail -n 1)
+    "$python" -m training.calibration "$out/raw/$4.onnx" --data "$data" >"$out/raw/$4.calibration"
+    fit=$(tail -n 1 "$out/raw/$4.calibration")
     # shellcheck disable=SC2086  # "--factor A --shift B..."
-    "$python" -m training.export "$2" --weights "$out/$1/final.pt" --size "$3" --out "$out/result" --name "$4" $fit
+    "$python" -m training.export "$2" --weights "$out/$1/final.pt" --size "$3" --out "$out/result" --name "$4" $fit \
+        --trained-on "${TRAINED_ON:-not stated}"
     "$python" -m training.evaluate "$out/result/$4.onnx" --data "$data" --save --plots "$out/result" \
         > "$out/result/$4.new"
     mv "$out/result/$4.new" "$out/result/$4.txt"

@@ -38,16 +38,17 @@ def test_right_and_wrong_that_hardly_mix_do_not_run_away():
 def test_too_little_or_nonsense_is_refused():
     few = answers([0] * 9, [1] * 9)
     with pytest.raises(ConfigError, match="finds 9 faces.*at least 50"):
-        calibration.calibrate(few, 1, 0.99)
+        calibration.check_enough(few)
     logits, right = distorted(4000, -1.0, 0.0)
     with pytest.raises(ConfigError, match="not more often right"):
         calibration.calibrate(answers([0] * len(right), right, logits), 1, 0.99)
 
 
-def answers(maps, right, logits=None):
+def answers(maps, right, logits=None, pictures=None):
     maps, right = np.asarray(maps), np.asarray(right, bool)
     logits = np.zeros(len(maps)) if logits is None else np.asarray(logits, float)
-    return Answers(logits, right, maps, int(right.sum()))
+    pictures = np.arange(len(maps)) if pictures is None else pictures
+    return Answers(logits, right, maps, pictures, int(right.sum()))
 
 
 def test_coarse_maps_share_a_shift_until_there_is_enough():
@@ -72,8 +73,19 @@ def test_a_map_that_is_too_sure_is_made_less_sure():
     logits, right = distorted(40000, 1.0, 0.0)
     maps = np.arange(len(logits)) % 2
     made = answers(maps, right, logits + 2 * maps)
-    factor, shifts = calibration.calibrate(made, 2, precision=SHOWN)
+    factor, shifts = calibration.calibrate(made, 2, SHOWN)
     assert shifts[1] == pytest.approx(shifts[0] - 2 * factor, abs=0.3)
+
+
+def test_pictures_are_also_judged_by_what_was_fitted_on_others():
+    """In a sixth of the pictures the network is far too sure, which the others do not tell."""
+    pictures = np.arange(12000) % 120
+    logits, right = distorted(12000, 1.0, 0.0)
+    logits = logits + 3 * (pictures % calibration.PARTS == 2)
+    made = answers(np.zeros(12000, int), right, logits, pictures)
+    fitted = calibration.calibrate(made, 1, 0.98)
+    known = calibration.judged(made, fitted.scores(made))
+    assert known["precision"] > calibration.held_out(made, 1, 0.98)["precision"] + 0.1
 
 
 def test_every_picture_is_looked_at_twice(tmp_path):
