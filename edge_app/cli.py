@@ -10,15 +10,17 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
 from urllib.parse import unquote
 
 from edge_app import __version__, config
 from edge_app.appliance import logs
 from edge_app.arguments import parse
-from edge_app.camera import Camera, CameraOpener, is_jetson, without_password
-from edge_app.detector import Detector
 from edge_app.errors import DetectorError, DisplayError, EdgeAppError, EndOfStream
+
+if TYPE_CHECKING:  # NumPy comes with them: half a second, or what `check` is there to tell of
+    from edge_app.camera import Camera
+    from edge_app.detector import Detector
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +33,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     0: done. 2: the command line is wrong. 78: a setting is wrong. 130: stopped by Ctrl-C, where that is
     not the way to end. Others: see ``edge_app.errors``.
     """
-    options = parse(arguments)
-    logs.install(options.verbose, sys.stderr, os.environ.get("JOURNAL_STREAM", ""))
     try:
+        options = _options(arguments)
+        logs.install(options.verbose, sys.stderr, os.environ.get("JOURNAL_STREAM", ""))
         status = _COMMANDS[options.name](options)
         _flush()
         return status
@@ -49,6 +51,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if error.errno != errno.ENOSPC:  # who read our output has gone: head, less, a terminal
             return 0
         return _report(DisplayError("what it says cannot be written: the disk is full"), False)
+
+
+def _options(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+    """What was typed; where that is all (``--help``), what is printed of it is on its way."""
+    try:
+        return parse(arguments)
+    except SystemExit:
+        _flush()
+        raise
 
 
 def _flush() -> None:
@@ -185,6 +196,8 @@ def bench(options: argparse.Namespace) -> int:
 
 def show_config(options: argparse.Namespace) -> int:
     """Print the settings in force, as YAML, and where each came from."""
+    from edge_app.camera import without_password
+
     loaded = _settings(options)
     section = ""
     for path, value in config.flatten(loaded.settings):
@@ -221,7 +234,7 @@ def check(options: argparse.Namespace) -> int:
 
 def open_detector(
     settings: config.Settings, progress: Callable[[str], None] = log.info
-) -> Detector:
+) -> "Detector":
     """The detector that the settings ask for, not yet opened; ``auto`` is TensorRT where it works.
 
     Args:
@@ -230,6 +243,7 @@ def open_detector(
     Raises:
         DetectorError: TensorRT was asked for by name, and something it needs is missing.
     """
+    from edge_app.camera import is_jetson
     from edge_app.detector import OnnxDetector
 
     if settings.detector.backend == "onnxruntime":
@@ -245,7 +259,7 @@ def open_detector(
         return OnnxDetector(settings.detector)
 
 
-def source_of(settings: config.Settings) -> Callable[[], Camera]:
+def source_of(settings: config.Settings) -> "Callable[[], Camera]":
     """Makes the camera that the settings ask for, not yet opened, as often as it is called.
 
     ``jetson:URI`` keeps frames on the GPU.
@@ -255,6 +269,8 @@ def source_of(settings: config.Settings) -> Callable[[], Camera]:
         from edge_app.nvidia.jetson import JetsonCamera
 
         return lambda: JetsonCamera(source[len("jetson:") :], settings.camera)
+    from edge_app.camera import CameraOpener
+
     return CameraOpener(settings.camera)
 
 
@@ -293,10 +309,11 @@ class _Appliance:
         mode = self._settings.recovery.mode
         return mode == "always" or (mode == "auto" and bool(self._notify))
 
-    def camera(self, make: Callable[[], Camera]) -> Camera:
+    def camera(self, make: "Callable[[], Camera]") -> "Camera":
         """The camera with what looks after it."""
         from edge_app.appliance.power import PacedCamera
         from edge_app.appliance.recovery import DaemonRestart, RecoveringCamera
+        from edge_app.camera import is_jetson, without_password
 
         settings = self._settings
         if self.recovers:
@@ -312,7 +329,7 @@ class _Appliance:
             camera = PacedCamera(camera, self._power)
         return camera
 
-    def watchers(self, camera: Camera) -> Any:
+    def watchers(self, camera: "Camera") -> Any:
         """What is told of every picture and shows none; ``with`` opens them."""
         from edge_app.appliance.events import Events
         from edge_app.appliance.leftovers import Leftovers
@@ -339,7 +356,7 @@ class _Appliance:
             members.append(("detector watch", lambda: DetectorWatch(self._meter, settings.recovery)))
         return Displays(members)
 
-    def displays(self, detector: Detector, camera: Camera) -> Any:
+    def displays(self, detector: "Detector", camera: "Camera") -> Any:
         """The displays that the settings ask for; a service goes on without one that fails."""
         from edge_app.appliance.late import lasting_displays
 
@@ -352,7 +369,7 @@ class _Appliance:
 
 
 def open_displays(
-    settings: config.Settings, detector: Detector, camera: Camera, status: Any, metrics: Any
+    settings: config.Settings, detector: "Detector", camera: "Camera", status: Any, metrics: Any
 ) -> Any:
     """The displays that the settings ask for, not yet opened."""
     from edge_app import display

@@ -346,6 +346,8 @@ def edge_app(*arguments, shell="exec {}", **options):
     "arguments, shell, status, said",
     [
         (["config"], "{} | true", 0, ""),
+        (["--help"], "{} | true", 0, ""),
+        (["run", "--help"], "{} > /dev/full", 74, "edge-app: what it says cannot be written"),
         (["config"], "{} > /dev/full", 74, "edge-app: what it says cannot be written"),
         (["config"], "PYTHONUNBUFFERED=1 {} > /dev/full", 74, "edge-app: what it says cannot be"),
         (["config"], "{} >&-", 0, ""),
@@ -368,6 +370,32 @@ def test_ctrl_c_ends_a_command_quietly(model, tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("slow", ["numpy", "argparse"])
+def test_ctrl_c_while_modules_are_loaded_is_quiet_too(tmp_path, slow):
+    loading = tmp_path / "loading"
+    code = "import time\nopen({!r}, 'w').close()\ntime.sleep(60)\n".format(str(loading))
+    (tmp_path / (slow + ".py")).write_text(code)
+    words = [sys.executable, "-m", "edge_app", "run", "--display", "none"]
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
+    process = subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not loading.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_help_needs_no_numpy(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise SystemError('loaded')")
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path))
+    words = [sys.executable, "-m", "edge_app", "--help"]
+    assert subprocess.check_output(words, env=environment).startswith(b"usage: edge-app")
 
 
 def test_a_clip_is_not_written_over_its_source(model, pictures, tmp_path, capsys):
