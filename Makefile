@@ -11,6 +11,7 @@ MODEL        ?= ssd_mobilenet_v2
 SIZE         ?=
 OUT          ?= runs/export
 IN           ?= engines
+WEIGHTS      ?= $(firstword $(wildcard runs/$(MODEL)/last.pt) training/weights/$(MODEL).npz)
 DATA         ?= ../shared/data
 # ImageNet weights that training starts from: torchvision's file, or what training/model.py also takes.
 BACKBONE     ?= $(firstword $(wildcard $(addprefix $(DATA)/pretrained/,$(backbones))))
@@ -117,9 +118,9 @@ evaluate: ## average precision and calibration of IN/MODEL.onnx on DATA; IN=engi
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
 	.venv-train/bin/python -m training.evaluate $(IN)/$(MODEL).onnx --data $(DATA) $(ARGS)
 
-export: ## runs/MODEL/last.pt to OUT/MODEL.onnx and its card, for inputs of SIZE (as the model was meant); ARGS="--factor F --shift S" calibrates
+export: ## WEIGHTS (runs/MODEL/last.pt, else ours) to OUT/MODEL.onnx and its card, for inputs of SIZE; ARGS="--factor F --shift S" calibrates
 	@sh deploy/venv.sh "$(PYTHON)" .venv-train $(needs)/training.txt
-	.venv-train/bin/python -m training.export $(MODEL) --weights runs/$(MODEL)/last.pt $(if $(SIZE),--size $(SIZE)) --out $(OUT) $(ARGS)
+	.venv-train/bin/python -m training.export $(MODEL) --weights $(WEIGHTS) $(if $(SIZE),--size $(SIZE)) --out $(OUT) $(ARGS)
 
 engine: setup ## build the TensorRT engine of MODEL for the GPU here
 	$(run) convert engines/$(MODEL).onnx $(ARGS)

@@ -27,6 +27,7 @@ DIFFICULTIES = ("easy", "medium", "hard")
 SHOWN = 0.95  # the score at which the product shows a face
 SCORE_FLOOR = 0.001  # detections under it are not counted; calibrated scores fall off steeply
 HEIGHT_PX = 40.0  # faces at least this tall, for the recall at 0.1 false boxes an image
+RELIABLE = 0.8  # recall of a class of height and of all taller ones
 SIZE_STEPS_PX = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # classes of face height in the picture
 
 
@@ -168,6 +169,17 @@ def recall_by_height(
     return table
 
 
+def smallest_reliable(table: Dict[str, float]) -> Optional[int]:
+    """Pixels from which on ``recall_by_height`` is at least ``RELIABLE``; none if even the tallest
+    faces are missed more often."""
+    smallest = None
+    for low, recall in zip(reversed(SIZE_STEPS_PX), reversed(list(table.values()))):
+        if recall < RELIABLE:
+            break
+        smallest = low
+    return smallest
+
+
 def reliability(judgement: Judgement, bins: int = 10) -> List[Tuple[float, float, int]]:
     """For each tenth of the score: mean score, share that is right, number of detections."""
     rows = []
@@ -214,7 +226,10 @@ def wider_report(detector: OnnxDetector, root: str) -> Tuple[Dict[str, Any], Dic
     figures["images"] = len(samples)
     figures["medium_at_0.95"] = rounded(at_score(medium, SHOWN))
     figures["recall_40px_at_0.1_false_an_image"] = round(recall_at_false_boxes(tall, 0.1), 4)
-    figures["recall_at_0.95_by_height_px"] = rounded(recall_by_height(found, everything, SHOWN))
+    for score in (SHOWN, 0.5):
+        by_height = recall_by_height(found, everything, score)
+        figures["recall_at_{}_by_height_px".format(score)] = rounded(by_height)
+        figures["smallest_reliable_px_at_{}".format(score)] = smallest_reliable(by_height)
     figures["mean_iou_at_0.5"] = rounded(at_score(medium, 0.5))["mean_iou"]
     shown = {"curves": curves, "reliability": reliability(medium), "images": len(samples)}
     return figures, shown

@@ -168,9 +168,9 @@ def stamp(path: str, about: Dict[str, Any]) -> None:
     onnx.save(graph, path)
 
 
-def save_weights(network: model.SSD, path: str) -> None:
-    """Weights for ``training.train --init``: convolutions as float16, all else exact."""
-    arrays = {}
+def save_weights(network: model.SSD, path: str, about: Dict[str, Any]) -> None:
+    """Weights to export or to train from: convolutions as float16, all else exact; and their story."""
+    arrays = {model.ABOUT: np.array(json.dumps(about))}
     for name, value in network.state_dict().items():
         array = value.cpu().numpy()
         arrays[name] = array.astype(np.float16) if array.ndim == 4 else array
@@ -192,6 +192,8 @@ def export(
     The old pair stays until the new one has passed.
     """
     preparation, layers = network.preparation, network.layers(input_wh)
+    macs = model.count_macs(network, input_wh)
+    parameters = sum(part.numel() for part in network.parameters())
     ready = deployed(network, calibration)
     path = os.path.join(folder, name + ".onnx")
     fresh = path + ".new"
@@ -227,7 +229,8 @@ def export(
             os.remove(fresh)
     card.save_card(written, card.card_path(path))
     size_mb, count = os.path.getsize(path) / 1e6, len(written.default_boxes())
-    print("{}: {:.2f} MB, {} default boxes".format(path, size_mb, count))
+    print("{}: {:.2f} MB, {} default boxes, {:.3f} GMAC, {:.2f} million parameters".format(
+        path, size_mb, count, macs / 1e9, parameters / 1e6))  # fmt: skip
     print("PyTorch and ONNX Runtime differ by at most {:.1e}".format(worst))
     return path
 
@@ -246,6 +249,19 @@ def mix(network: model.SSD, path: str, share: float) -> None:
             value.lerp_(theirs[name], share)
 
 
+def story(path: str) -> Dict[str, Any]:
+    """What a checkpoint or a file of ``save_weights`` tells of how its weights came to be."""
+    if path.endswith(".npz"):
+        with np.load(path) as file:
+            told = json.loads(str(file[model.ABOUT])) if model.ABOUT in file.files else {}
+            return {"data": "not stated", "note": "", **told}
+    state = train.read_checkpoint(path)
+    return {
+        "data": "not stated", "note": "", "steps": state["step"],
+        "batch": state["options"]["batch"], "recipe": state["recipe"],
+    }  # fmt: skip
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Load weights, export."""
     parser = argparse.ArgumentParser(prog="training.export", description=__doc__)
@@ -256,18 +272,20 @@ def main(arguments: Sequence[str] = ()) -> None:
     )
     parser.add_argument("--out", default="engines", help="folder")
     parser.add_argument("--name", help="of the files; default the model's")
-    parser.add_argument("--factor", type=float, default=1.0, help="of training.calibration")
     parser.add_argument(
-        "--shift", type=float, nargs="+", default=[0.0], help="of training.calibration"
+        "--factor", type=float, help="of training.calibration; default that of the weights, if any"
+    )
+    parser.add_argument(
+        "--shift", type=float, nargs="+", help="of training.calibration; default likewise"
     )
     parser.add_argument("--save-weights", help="write the weights to this .npz as well")
     parser.add_argument(
         "--mix", nargs=2, metavar=("WEIGHTS", "SHARE"),
         help="other weights of this network, and their share in the mean of both",
     )  # fmt: skip
-    parser.add_argument("--trained-on", default="not stated", help="which data, for the card")
+    parser.add_argument("--trained-on", help="which data, for the card; default as the weights say")
     parser.add_argument("--licence", default=LICENCE, help="of the weights, for the card")
-    parser.add_argument("--note", default="", help="how it was trained, for the card")
+    parser.add_argument("--note", help="how it was trained, for the card; default likewise")
     options = parser.parse_args(arguments or None)
     network = model.MODELS[options.model]()
     train.load_weights(network, options.weights)
@@ -279,19 +297,19 @@ def main(arguments: Sequence[str] = ()) -> None:
                 "--mix WEIGHTS {}: the share is a number from 0 up to 1.".format(options.mix[1])
             ) from error
         mix(network, options.mix[0], share)
+    about = story(options.weights)
+    about.update({"data": options.trained_on} if options.trained_on else {})
+    about.update({"note": options.note} if options.note else {})
+    calibration = Calibration(**about.pop("calibration", {}))
+    if options.factor is not None or options.shift is not None:
+        calibration = Calibration(
+            1.0 if options.factor is None else options.factor, tuple(options.shift or [0.0])
+        )
     if options.save_weights:
-        save_weights(network, options.save_weights)
-    about: Dict[str, Any] = {
-        "data": options.trained_on,
-        "note": options.note,
-    }
-    if options.weights.endswith(".pt"):
-        state = train.read_checkpoint(options.weights)
-        about.update(steps=state["step"], batch=state["options"]["batch"], recipe=state["recipe"])
+        save_weights(network, options.save_weights, dict(about, calibration=calibration._asdict()))
     export(
         network, tuple(options.size or network.input_wh), options.out,
-        options.name or options.model, about, Calibration(options.factor, tuple(options.shift)),
-        options.licence,
+        options.name or options.model, about, calibration, options.licence,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ finish() { # RUN MODEL SIZE NAME: calibrated, exported, evaluated
     fit=$(tail -n 1 "$out/raw/$4.calibration")
     # shellcheck disable=SC2086  # "--factor A --shift B..."
     "$python" -m training.export "$2" --weights "$out/$1/final.pt" --size "$3" --out "$out/result" --name "$4" $fit \
-        --trained-on "${TRAINED_ON:-not stated}"
+        --trained-on "${TRAINED_ON:-}"
     "$python" -m training.evaluate "$out/result/$4.onnx" --data "$data" --save --plots "$out/result" \
         > "$out/result/$4.new"
     mv "$out/result/$4.new" "$out/result/$4.txt"

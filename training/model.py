@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edge_app.boxes import BoxLayer, face_layers, paper_layers
 from edge_app.errors import ConfigError
 
+ABOUT = "about"  # in an .npz: how the weights came to be, as JSON
 VARIANCES = (0.1, 0.2)  # of centre and size, as in the authors' own code
 
 
@@ -670,7 +671,8 @@ def read_arrays(path: str) -> Dict[str, np.ndarray]:
     try:
         if path.endswith(".npz"):
             with np.load(path) as file:
-                return {name: file[name].astype(np.float32) for name in file.files}
+                names = [name for name in file.files if name != ABOUT]
+                return {name: file[name].astype(np.float32) for name in names}
         if path.endswith(".onnx"):
             import onnx
             from onnx import numpy_helper

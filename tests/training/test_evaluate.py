@@ -50,6 +50,13 @@ def test_heights_are_counted_in_classes():
     assert table["32-48"] == 1 and table["8-12"] == 0
 
 
+def test_the_smallest_face_found_reliably_has_no_gap_above_it():
+    names = [str(low) for low in evaluate.SIZE_STEPS_PX]
+    recalls = [0.0, 0.9, 0.1, 0.7, 0.8, 0.9, 0.85, 1.0, 0.95]
+    assert evaluate.smallest_reliable(dict(zip(names, recalls))) == 32
+    assert evaluate.smallest_reliable(dict(zip(names, recalls[:-1] + [0.79]))) is None
+
+
 def test_reliability_of_true_scores_is_a_diagonal():
     rng = np.random.default_rng(0)
     true = rng.uniform(0.01, 0.99, 20000)

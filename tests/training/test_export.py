@@ -1,5 +1,7 @@
 """ONNX and card: the same answers, only operators the device knows, facts in both files."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_a_file_that_differs_is_refused(tmp_path):
 def test_weights_written_small_load_again(tmp_path):
     made = network()
     path = str(tmp_path / "weights.npz")
-    export.save_weights(made, path)
+    export.save_weights(made, path, {})
     other = model.MODELS["blazeface"]()
     train.load_weights(other, path)
     for name, value in made.state_dict().items():
@@ -101,9 +103,24 @@ def test_weights_written_small_load_again(tmp_path):
         )
 
 
+def test_weights_tell_their_story_and_their_calibration(tmp_path):
+    """An export from the file of weights alone is the one that wrote it."""
+    plain, told = str(tmp_path / "plain.npz"), str(tmp_path / "told.npz")
+    export.save_weights(network(), plain, {})
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    story = ["--trained-on", "made faces", "--note", "a test"]
+    calibrated = ["--factor", "2", "--shift", "0.25", "0.5", "--save-weights", told]
+    export.main(["blazeface", "--weights", plain, "--out", first, *story, *calibrated])
+    export.main(["blazeface", "--weights", told, "--out", second])
+    one, other = (card.load_card(os.path.join(path, "blazeface.json")) for path in (first, second))
+    assert one.training == other.training and one.sha256 == other.sha256
+    assert other.training["data"] == "made faces" and other.training["note"] == "a test"
+    assert other.training["calibration"] == {"factor": 2.0, "shift": [0.25, 0.5]}
+
+
 def test_the_mean_of_two_runs(tmp_path):
     first, second = model.blazeface(), model.blazeface()
-    export.save_weights(second, str(tmp_path / "second.npz"))
+    export.save_weights(second, str(tmp_path / "second.npz"), {})
     name = next(name for name, one in first.named_parameters() if one.ndim == 4)
     before = first.state_dict()[name].clone()
     export.mix(first, str(tmp_path / "second.npz"), 0.25)
@@ -113,7 +130,7 @@ def test_the_mean_of_two_runs(tmp_path):
 
 def test_a_share_that_is_none_is_refused(tmp_path):
     weights = str(tmp_path / "weights.npz")
-    export.save_weights(model.blazeface(), weights)
+    export.save_weights(model.blazeface(), weights, {})
     for share in ("half", "1.5"):
         with pytest.raises(ConfigError, match="--mix WEIGHTS " + share):
             export.main(["blazeface", "--weights", weights, "--mix", weights, share])
