@@ -1,6 +1,7 @@
 """aiohttp on a thread with an event loop of its own."""
 
 import asyncio
+import errno
 import logging
 import threading
 from typing import Any, Callable, Dict, Optional
@@ -75,10 +76,15 @@ class Server:
             ) from self._failure
         if not isinstance(self._failure, OSError):
             raise self._failure
+        port_is_wrong = self._failure.errno in (errno.EADDRINUSE, errno.EACCES)
         raise DisplayError(
-            "the live view cannot listen on {}:{}: {}. Choose another port, for instance "
-            "--set web.port=8081.".format(
-                self._settings.host, self._settings.port, self._failure.strerror
+            "the live view cannot listen on {}:{}: {}. {}".format(
+                self._settings.host,
+                self._settings.port,
+                self._failure.strerror or self._failure,
+                "Choose another port, for instance --set web.port=8081."
+                if port_is_wrong
+                else "Give an address of this machine to web.host; `ip address` lists them.",
             )
         ) from self._failure
 

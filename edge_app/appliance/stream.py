@@ -242,9 +242,9 @@ class _Server:
         """Listen.
 
         Raises:
-            DisplayError: the port is taken.
+            DisplayError: the port is taken, or the address is not this machine's.
         """
-        from gi.repository import GLib, GstRtspServer
+        from gi.repository import Gio, GLib, GstRtspServer
 
         settings = self._settings
         server = GstRtspServer.RTSPServer()
@@ -257,10 +257,16 @@ class _Server:
         try:
             listener = server.create_source(None)
         except GLib.Error as error:
+            kinds = (Gio.IOErrorEnum.ADDRESS_IN_USE, Gio.IOErrorEnum.PERMISSION_DENIED)
+            port_is_wrong = any(error.matches(Gio.io_error_quark(), kind) for kind in kinds)
             raise DisplayError(
-                "the RTSP stream cannot listen on {}:{}: {}. Choose another port, for instance "
-                "--display rtsp:{}.".format(
-                    settings.host, settings.port, error.message, settings.port + 1
+                "the RTSP stream cannot listen on {}:{}: {}. {}".format(
+                    settings.host,
+                    settings.port,
+                    error.message,
+                    "Choose another port, for instance --display rtsp:{}.".format(settings.port + 1)
+                    if port_is_wrong
+                    else "Give an address of this machine to rtsp.host; `ip address` lists them.",
                 )
             ) from error
         self.port = server.get_bound_port()

@@ -292,8 +292,15 @@ def test_the_port_is_taken():
         other.bind(("127.0.0.1", 0))
         other.listen(1)
         port = other.getsockname()[1]
-        with pytest.raises(DisplayError, match="127.0.0.1:{}: .*in use".format(port)):
+        taken = "127.0.0.1:{}: .*in use. Choose another port, .* rtsp:{}".format(port, port + 1)
+        with pytest.raises(DisplayError, match=taken):
             RtspDisplay(settings(port=port)).__enter__()
+
+
+def test_the_address_is_not_this_machines():
+    elsewhere = settings(host="192.0.2.1", password="only for this test")
+    with pytest.raises(DisplayError, match="192.0.2.1.*address of this machine to rtsp.host"):
+        RtspDisplay(elsewhere).__enter__()
 
 
 def test_the_port_may_stand_behind_the_kind():

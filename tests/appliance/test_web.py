@@ -175,6 +175,15 @@ def test_a_port_that_is_taken_is_named():
                 pass
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+def test_an_address_of_another_machine_is_named(host):
+    with pytest.raises(DisplayError) as raised:
+        with open_web(host=host, token="only for this test"):
+            pass
+    assert host in str(raised.value) and "address of this machine to web.host" in str(raised.value)
+    assert "port" not in str(raised.value)
+
+
 def test_beyond_loopback_a_token_is_needed():
     with pytest.raises(ConfigError, match="web.token must be set"):
         with open_web(host="0.0.0.0"):
