@@ -237,14 +237,26 @@ class PacedCamera(Camera):
     """
 
     def __init__(self, camera: Camera, watch: PowerWatch) -> None:
-        # Not Camera.__init__: "dropped" and "stuck" are those of the camera within.
-        self.name = camera.name
-        self.live = camera.live
-        self.related = camera.related
+        # Not Camera.__init__: what it is called and how it is are those of the camera within, at any time.
         self._camera = camera
         self._watch = watch
         watch.obeyed()
         self._due_at = 0.0  # monotonic seconds of capture from which on a frame is passed
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Another one than before when a USB camera came back under another number."""
+        return self._camera.name
+
+    @property
+    def live(self) -> bool:  # type: ignore[override]
+        """Whether frames that nobody takes are dropped."""
+        return self._camera.live
+
+    @property
+    def related(self) -> bool:  # type: ignore[override]
+        """Whether a frame shows what the one before it showed."""
+        return self._camera.related
 
     @property
     def dropped(self) -> int:  # type: ignore[override]

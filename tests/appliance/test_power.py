@@ -389,8 +389,13 @@ def test_the_camera_within_shines_through():
             True,
         )
         assert inner.opened == 1
-        inner.dropped = 8
-        assert camera.dropped == 8
+        inner.name, inner.live, inner.related, inner.dropped = "csi://1", False, False, 8
+        assert (camera.name, camera.live, camera.related, camera.dropped) == (
+            "csi://1",
+            False,
+            False,
+            8,
+        )
     assert inner.opened == 0
 
 
