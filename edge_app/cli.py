@@ -350,7 +350,7 @@ class _Appliance:
         if settings.events.file or settings.events.mqtt:
             insists = not self.recovers  # a service goes on without a file, as without a screen
             members.append(
-                ("events", lambda: Events(settings.events, status, camera.name, insists))
+                ("events", lambda: Events(settings.events, status, camera, insists))
             )
         if self.recovers:
             members.append(("detector watch", lambda: DetectorWatch(self._meter, settings.recovery)))

@@ -23,7 +23,8 @@ from edge_app.boxes import iou
 from edge_app.config import EventsSettings
 from edge_app.display import Display
 from edge_app.errors import DisplayError
-from edge_app.frames import Picture
+from edge_app.frames import Frame, Picture
+from edge_app.source import Camera
 
 _SAME_IOU = 0.3  # overlap at which a face that was just missed has come back, under whatever number
 _SILENCE_S = 5.0  # without a picture for so long nobody is there any more
@@ -33,14 +34,14 @@ _FILE_MODE = 0o640
 class _Face:
     """One that has appeared and not left."""
 
-    __slots__ = ("number", "box", "score", "appeared_at", "seen_at", "size_wh")
+    __slots__ = ("number", "box", "score", "appeared_s", "seen_s", "captured_at", "size_wh")
 
-    def __init__(self, number: int, box: np.ndarray, at: float) -> None:
+    def __init__(self, number: int, box: np.ndarray, at_s: float) -> None:
         self.number = number  # in events: that of its first track
         self.box = box
         self.score = 0.0  # the best so far
-        self.appeared_at = at
-        self.seen_at = at
+        self.appeared_s = self.seen_s = at_s  # by the source's clock, as the tracker's memory
+        self.captured_at = 0.0  # of the frame it was last seen in, monotonic seconds
         self.size_wh = (0, 0)
 
 
@@ -52,16 +53,18 @@ class Presence:
 
     Args:
         leave_s: a face has left when it was not seen for this long.
+        moment: when a frame was taken: ``Camera.moment``.
     """
 
-    def __init__(self, leave_s: float) -> None:
+    def __init__(self, leave_s: float, moment: Callable[[Frame], float]) -> None:
         self._leave_s = leave_s
+        self._moment = moment
         self._faces: Dict[int, _Face] = {}  # by the number of its present track
 
     def update(self, picture: Picture) -> List[Dict[str, Any]]:
         """Take in the next picture; returns what happened, without time of day, source and host."""
         frame = picture.result.frame
-        at = frame.captured_at
+        at_s = self._moment(frame)
         events = []
         for (box, score), track in zip(picture.faces, picture.tracks):
             if not np.isfinite(box).all():
@@ -69,13 +72,14 @@ class Presence:
             face = self._known(track, box, picture.tracks)
             is_new = face is None
             if face is None:
-                face = _Face(track, box, at)
+                face = _Face(track, box, at_s)
             self._faces[track] = face
-            face.box, face.seen_at, face.size_wh = box.copy(), at, frame.size_wh
+            face.box, face.seen_s, face.size_wh = box.copy(), at_s, frame.size_wh
+            face.captured_at = frame.captured_at
             face.score = max(face.score, score)
             if is_new:
-                events.append(_event("appeared", face, at))
-        return events + self._leave(lambda face: at - face.seen_at >= self._leave_s)
+                events.append(_event("appeared", face))
+        return events + self._leave(lambda face: at_s - face.seen_s >= self._leave_s)
 
     def clear(self) -> List[Dict[str, Any]]:
         """Everybody leaves: nobody looks any more."""
@@ -96,13 +100,13 @@ class Presence:
     def _leave(self, is_gone: Callable[[_Face], bool]) -> List[Dict[str, Any]]:
         gone = [track for track, face in self._faces.items() if is_gone(face)]
         faces = [self._faces.pop(track) for track in gone]
-        return [_event("left", face, face.seen_at) for face in faces]
+        return [_event("left", face) for face in faces]
 
 
-def _event(kind: str, face: _Face, at: float) -> Dict[str, Any]:
+def _event(kind: str, face: _Face) -> Dict[str, Any]:
     event = {
         "event": kind,
-        "monotonic_s": round(at, 3),
+        "monotonic_s": round(face.captured_at, 3),
         "track": int(face.number),
         "box": [round(float(side), 1) for side in face.box],
         "score": round(float(face.score), 4),
@@ -110,7 +114,7 @@ def _event(kind: str, face: _Face, at: float) -> Dict[str, Any]:
         "height": face.size_wh[1],
     }
     if kind == "left":
-        event["duration_s"] = round(face.seen_at - face.appeared_at, 3)
+        event["duration_s"] = round(face.seen_s - face.appeared_s, 3)
     return event
 
 
@@ -121,7 +125,8 @@ class Events(Display):
     Args:
         settings: where to; nowhere by default.
         status: told what could not be delivered (dropped by cause "events").
-        source: the camera's name, written into every line.
+        camera: its name is written into every line, its clock says who has left, and of pictures that
+            have nothing to do with each other nobody stays for the next one.
         insists: on the file; without, one that cannot be written may come back, or costs its lines.
 
     Raises:
@@ -130,14 +135,15 @@ class Events(Display):
     """
 
     def __init__(
-        self, settings: EventsSettings, status: Status, source: str = "", insists: bool = False
+        self, settings: EventsSettings, status: Status, camera: Camera, insists: bool = False
     ) -> None:
         super().__init__()
         self._insists = insists
         self._settings = settings
         self._status = status
-        self._always = {"source": source, "host": socket.gethostname()}
-        self._presence = Presence(settings.leave_s)
+        self._camera = camera
+        self._host = socket.gethostname()
+        self._presence = Presence(settings.leave_s, camera.moment)
         self._outboxes: List[Outbox] = []
         self._shown_at = 0.0
 
@@ -163,6 +169,8 @@ class Events(Display):
         if not self._outboxes:
             return
         self._shown_at = time.monotonic()
+        if not self._camera.related:
+            self._tell(self._presence.clear())
         self._tell(self._presence.update(picture))
 
     def idle(self) -> None:
@@ -186,7 +194,7 @@ class Events(Display):
         for event in events:
             line = {"event": event.pop("event"), "time": _time_of_day(event["monotonic_s"] + ago_s)}
             line.update(event)
-            line.update(self._always)
+            line.update(source=self._camera.name, host=self._host)
             text = json.dumps(line, separators=(",", ":"))
             for outbox in self._outboxes:
                 outbox.send(text)

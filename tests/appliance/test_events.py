@@ -19,18 +19,20 @@ from edge_app.appliance.status import Status
 from edge_app.config import EventsSettings
 from edge_app.errors import DisplayError
 from edge_app.frames import Detections, Figures, Frame, Picture, Result, StepTimes
+from edge_app.playback import FolderCamera, SceneCamera
 
 HERE = (100.0, 100.0, 200.0, 220.0)
 THERE = (400.0, 50.0, 460.0, 120.0)
+CAMERA = SceneCamera("test://", (640, 360), 0, 30.0, live=True)
 
 
-def picture(at, *faces):
+def picture(at, *faces, pts_s=0.0):
     """A picture captured at ``at`` with faces (track, box, score)."""
     boxes = np.asarray([box for _, box, _ in faces], np.float32).reshape(-1, 4)
     scores = np.asarray([score for _, _, score in faces], np.float32)
     found = Detections(boxes, scores)
     pixels = np.zeros((360, 640, 3), np.uint8)
-    result = Result(Frame(0, at, 0.0, pixels), found, StepTimes(0, 0, 0), at)
+    result = Result(Frame(0, at, pts_s, pixels), found, StepTimes(0, 0, 0), at)
     figures = Figures(0, 0, 0, 0, {}, {})
     return Picture(pixels, found, result, figures, tuple(track for track, _, _ in faces))
 
@@ -42,7 +44,7 @@ def told(presence, *pictures):
 
 
 def test_a_face_comes_and_goes():
-    presence = Presence(1.0)
+    presence = Presence(1.0, CAMERA.moment)
     events = presence.update(picture(10.0, (7, HERE, 0.96)))
     assert events == [
         {
@@ -64,7 +66,7 @@ def test_a_face_comes_and_goes():
 
 def test_a_face_that_is_missed_for_a_moment_has_not_left():
     seen, nobody = (7, HERE, 0.96), ()
-    presence = Presence(1.0)
+    presence = Presence(1.0, CAMERA.moment)
     assert told(presence, picture(0.0, seen), picture(0.9, *nobody), picture(1.2, seen)) == [
         "appeared 7"
     ]
@@ -73,7 +75,7 @@ def test_a_face_that_is_missed_for_a_moment_has_not_left():
 
 def test_a_face_under_a_new_number_at_the_same_place_is_the_same():
     nearby = (115.0, 105.0, 215.0, 225.0)
-    presence = Presence(2.0)
+    presence = Presence(2.0, CAMERA.moment)
     assert told(presence, picture(0.0, (1, HERE, 0.96)), picture(0.5)) == ["appeared 1"]
     assert told(presence, picture(1.0, (2, nearby, 0.96))) == []
     assert told(presence, picture(1.5), picture(4.0)) == ["left 1"], "events keep its first number"
@@ -81,7 +83,7 @@ def test_a_face_under_a_new_number_at_the_same_place_is_the_same():
 
 
 def test_a_new_face_elsewhere_is_another_one_and_two_are_told_apart():
-    presence = Presence(1.0)
+    presence = Presence(1.0, CAMERA.moment)
     assert told(presence, picture(0.0, (1, HERE, 0.96)), picture(0.5, (2, THERE, 0.99))) == [
         "appeared 1",
         "appeared 2",
@@ -92,14 +94,35 @@ def test_a_new_face_elsewhere_is_another_one_and_two_are_told_apart():
 
 
 def test_a_slow_rate_makes_nobody_leave():
-    presence = Presence(0.5)
+    presence = Presence(0.5, CAMERA.moment)
     assert told(presence, *[picture(2.0 * step, (7, HERE, 0.96)) for step in range(5)]) == [
         "appeared 7"
     ]
 
 
+def test_who_is_in_a_film_leaves_by_its_own_time():
+    film = SceneCamera("test://?live=0", (640, 360), 0, 30.0, live=False)
+    slow, fast = Presence(1.0, film.moment), Presence(1.0, film.moment)
+    shown = picture(10.0, (7, HERE, 0.96), pts_s=3.0)
+    assert told(slow, shown, picture(90.0, pts_s=3.9)) == ["appeared 7"]
+    assert told(fast, shown, picture(10.1, (7, HERE, 0.96), pts_s=3.5)) == ["appeared 7"]
+    (left,) = fast.update(picture(10.2, pts_s=4.5))
+    assert left["duration_s"] == 0.5 and left["monotonic_s"] == 10.1
+
+
+def test_nobody_goes_from_one_picture_of_a_folder_to_the_next(tmp_path):
+    folder = FolderCamera("pictures", [str(tmp_path)], 30.0)
+    with Events(settings(tmp_path), Status(), folder) as events:
+        for track in (1, 2):
+            events.show(picture(time.monotonic(), (track, HERE, 0.99)))
+    lines = lines_of(tmp_path / "events.jsonl")
+    assert [(line["event"], line["track"]) for line in lines] == [
+        ("appeared", 1), ("left", 1), ("appeared", 2), ("left", 2),
+    ]  # fmt: skip
+
+
 def test_boxes_that_are_not_numbers_are_left_out():
-    presence = Presence(1.0)
+    presence = Presence(1.0, CAMERA.moment)
     assert told(presence, picture(0.0, (1, (np.nan, 0.0, 1.0, 1.0), 0.99))) == []
 
 
@@ -113,15 +136,18 @@ def lines_of(path):
 
 def test_a_file_of_lines(tmp_path):
     before, status = time.time(), Status()
-    with Events(settings(tmp_path), status, "test://") as events:
+    camera = SceneCamera("test://", (640, 360), 0, 30.0, live=True)
+    with Events(settings(tmp_path), status, camera) as events:
         for step in range(3):
             events.show(
                 picture(
                     time.monotonic(), (step, (100.0 * step, 0.0, 100.0 * step + 50, 60.0), 0.97)
                 )
             )
+        camera.name = "test://?faces=1"  # as a USB camera that comes back under another number
     lines = lines_of(tmp_path / "events.jsonl")
     assert [line["event"] for line in lines] == ["appeared"] * 3 + ["left"] * 3
+    assert lines[-1]["source"] == "test://?faces=1"
     assert sorted(lines[0]) == [
         "box", "event", "height", "host", "monotonic_s", "score", "source", "time", "track", "width",
     ]  # fmt: skip
@@ -136,7 +162,7 @@ def test_a_file_of_lines(tmp_path):
 def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = threading.active_count()
-    with Events(EventsSettings(), Status()) as events:
+    with Events(EventsSettings(), Status(), CAMERA) as events:
         events.show(picture(0.0, (1, HERE, 0.99)))
         events.idle()
         assert threading.active_count() == before
@@ -145,7 +171,7 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
 
 def test_everybody_leaves_when_the_camera_falls_silent(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_SILENCE_S", 0.05)
-    with Events(settings(tmp_path), Status()) as events:
+    with Events(settings(tmp_path), Status(), CAMERA) as events:
         events.show(picture(time.monotonic(), (1, HERE, 0.99)))
         events.idle()
         time.sleep(0.06)
@@ -240,7 +266,7 @@ def test_a_disk_that_becomes_read_only(small_disk):
 
 def test_a_folder_that_is_missing_is_told_once(tmp_path):
     status = Status()
-    with Events(EventsSettings(file=str(tmp_path / "no" / "events")), status) as events:
+    with Events(EventsSettings(file=str(tmp_path / "no" / "events")), status, CAMERA) as events:
         for track in range(5):
             events.show(picture(float(track), (track, HERE, 0.99)))
     assert len(status.snapshot().notes) == 1 and status.snapshot().dropped["events"] == 2
@@ -249,11 +275,11 @@ def test_a_folder_that_is_missing_is_told_once(tmp_path):
 def test_a_place_that_is_insisted_on_is_looked_at_before(tmp_path):
     missing = settings(tmp_path)._replace(file=str(tmp_path / "nowhere" / "a.jsonl"))
     with pytest.raises(DisplayError, match="nowhere/a.jsonl: No such file .* events.file"):
-        Events(missing, Status(), insists=True).__enter__()
+        Events(missing, Status(), CAMERA, insists=True).__enter__()
     for well in ("-", str(tmp_path / "pipe"), str(tmp_path / "new.jsonl")):
         if well.endswith("pipe"):
             os.mkfifo(well)
-        with Events(settings(tmp_path)._replace(file=well), Status(), insists=True):
+        with Events(settings(tmp_path)._replace(file=well), Status(), CAMERA, insists=True):
             pass
 
 
@@ -278,7 +304,7 @@ def test_standard_output(tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests/appliance'); sys.path.insert(0, 'tests')\n"
         "from test_events import *\n"
-        "with Events(EventsSettings(file='-'), Status()) as events:\n"
+        "with Events(EventsSettings(file='-'), Status(), CAMERA) as events:\n"
         "    events.show(picture(1.0, (1, HERE, 0.99)))\n"
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -295,7 +321,7 @@ def test_the_document_names_every_field_and_no_other():
     table = text.split("| field |")[1].split("\n\n")[0]
     rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
     fields = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    presence = Presence(0.0)
+    presence = Presence(0.0, CAMERA.moment)
     events = presence.update(picture(0.0, (1, HERE, 0.97))) + presence.clear()
     assert fields == {name for event in events for name in event} | {"time", "source", "host"}
     for example in re.findall(r'^\{"event".*$', text, re.MULTILINE):

@@ -20,6 +20,7 @@ from edge_app.appliance.mqtt import Address, MqttOutbox, parse_address
 from edge_app.appliance.status import Status
 from edge_app.config import EventsSettings
 from edge_app.errors import ConfigError
+from edge_app.playback import SceneCamera
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
@@ -161,7 +162,8 @@ def test_a_password_file_that_cannot_be_read(tmp_path, content):
         path.write_bytes(content)
     values = {"mqtt": "mqtt://127.0.0.1", "mqtt_user": "door", "mqtt_password_file": str(path)}
     with pytest.raises(ConfigError, match="events.mqtt_password_file"):
-        with Events(EventsSettings(**values), Status()):
+        camera = SceneCamera("test://", (640, 360), 0, 30.0, live=True)
+        with Events(EventsSettings(**values), Status(), camera):
             pass
 
 
