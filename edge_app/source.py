@@ -21,7 +21,7 @@ class Camera:
     Args:
         name: its URI without passwords, for messages.
         live: frames that nobody takes are dropped and counted; files wait instead.
-        related: a frame shows what the one before it showed, a moment later; pictures in a folder do not.
+        related: a frame shows what the one before it showed, a moment later; those of a folder do not.
 
     Attributes:
         dropped: frames lost inside the source since the first opening, before ``read`` saw them.
@@ -75,8 +75,8 @@ class Camera:
     def moment(self, frame: Frame) -> float:
         """When a frame of it was taken, in seconds of its own clock.
 
-        Of a live source that is ``captured_at``; of a file ``pts_s``, so that a slow machine finds in it
-        what a fast one does.
+        Of a live source that is ``captured_at``; of a file ``pts_s``, so that a slow machine finds in
+        it what a fast one does.
         """
         return frame.captured_at if self.live else frame.pts_s
 

@@ -237,7 +237,7 @@ class PacedCamera(Camera):
     """
 
     def __init__(self, camera: Camera, watch: PowerWatch) -> None:
-        # Not Camera.__init__: what it is called and how it is are those of the camera within, at any time.
+        # Not Camera.__init__: its name and state are those of the camera within, at any time.
         self._camera = camera
         self._watch = watch
         watch.obeyed()
