@@ -187,7 +187,7 @@ def test_a_program_without_a_camera_waits_for_it(nvstub, monkeypatch, model):
 
 def test_a_camera_that_stays_away_ends_the_pipeline(nvstub, monkeypatch, model):
     monkeypatch.setenv("NVSTUB_FAULT", "identity eos-after=20")
-    with Rig(model, open_csi, give_up_s=seconds(2.0, 25.0)) as rig:
+    with Rig(model, open_csi, give_up_s=seconds(4.0, 25.0)) as rig:
         rig.watch_results(1)
         monkeypatch.setenv("NVSTUB_CAMERAS", "0")
         with pytest.raises(
