@@ -11,7 +11,7 @@ import shutil
 import subprocess
 
 import trees
-from box.boxes import apt_sources, locked, suite_here
+from box.boxes import apt_sources, suite_here
 from needs import require
 
 KERNEL = "linux-image-amd64"
@@ -88,16 +88,7 @@ def _packed_command(command, folder):
 def _boot_files():
     """Folder with vmlinuz, initrd.gz and the layer; made at the first call."""
     folder = trees.WORK / "kernel-amd64-{}".format(suite_here())
-    with locked(folder.with_suffix(".lock")):
-        if not folder.exists():
-            half_made = folder.with_suffix(".partial")
-            shutil.rmtree(str(half_made), ignore_errors=True)
-            half_made.mkdir(parents=True)
-            _fetch(half_made)
-            _make_layer(half_made)
-            _make_initrd(half_made)
-            half_made.rename(folder)
-    return folder
+    return trees.made_once(folder, _fetch, _make_layer, _make_initrd)
 
 
 def _fetch(folder):

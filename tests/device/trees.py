@@ -72,17 +72,22 @@ def root_tree():
     return tree
 
 
-def kernel():
-    """Paths of a kernel, its initrd and its modules' folder."""
-    folder = WORK / "kernel-{}".format(suite_here())
+def made_once(folder, *steps):
+    """``folder``, which the first call lets ``steps`` fill one after the other; whole or not at all."""
     with locked(folder.with_suffix(".lock")):
         if not folder.exists():
             half_made = folder.with_suffix(".partial")
             shutil.rmtree(str(half_made), ignore_errors=True)
             half_made.mkdir(parents=True)
-            _fetch_kernel(half_made)
-            _make_initrd(half_made)
+            for step in steps:
+                step(half_made)
             half_made.rename(folder)
+    return folder
+
+
+def kernel():
+    """Paths of a kernel, its initrd and its modules' folder."""
+    folder = made_once(WORK / "kernel-{}".format(suite_here()), _fetch_kernel, _make_initrd)
     modules = next((folder / "kernel" / "lib" / "modules").iterdir())
     return folder / "vmlinuz", folder / "initrd.gz", modules
 
