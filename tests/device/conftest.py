@@ -14,7 +14,7 @@ sys.path[:0] = [os.path.dirname(TESTS)] + PLACES
 
 import sdcard  # noqa: E402
 import trees  # noqa: E402
-from factory import APP_MB, CARD_MB, USER, make_system, program  # noqa: E402
+from factory import APP_MB, CARD_MB, ROOT, USER, make_system, program  # noqa: E402
 from machine import Machine  # noqa: E402
 
 from deploy import release, targets  # noqa: E402
