@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from needs import opencv_has_windows
+from waiting import is_running, until
 from xserver import XClient
 
 from edge_app.display import AutoDisplay, NoDisplay
@@ -160,19 +161,7 @@ def test_the_window_ends_when_its_parent_is_killed(screen):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 60.0
-    while time.monotonic() < deadline and is_running(child):
-        time.sleep(0.01)
-    assert not is_running(child)
-
-
-def is_running(process):
-    """Whether a process is there and is no zombie that nobody has collected yet."""
-    try:
-        with open("/proc/{}/stat".format(process)) as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    until(lambda: not is_running(child))
 
 
 def test_ctrl_c_is_left_to_the_parent(screen):

@@ -12,6 +12,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 from needs import require
+from waiting import until
 
 from edge_app.appliance import events as module
 from edge_app.appliance.events import Events, FileOutbox, Presence
@@ -206,13 +207,6 @@ def test_two_files_of_bounded_size_hold_the_latest_lines(tmp_path):
     assert older.stat().st_size <= 1000 and newer.stat().st_size <= 1000
     numbers = [line["number"] for line in lines_of(older) + lines_of(newer)]
     assert numbers == list(range(numbers[0], 500)) and len(numbers) > 40
-
-
-def until(holds, limit_s=60.0):
-    deadline = time.monotonic() + limit_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert holds()
 
 
 @pytest.fixture

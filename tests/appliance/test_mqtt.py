@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from needs import require
 from ports import free_port
+from waiting import until
 
 from edge_app.appliance import mqtt as module
 from edge_app.appliance.events import Events
@@ -23,13 +24,6 @@ from edge_app.errors import ConfigError
 from edge_app.playback import SceneCamera
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-
-
-def until(holds, limit_s=60.0):
-    deadline = time.monotonic() + limit_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert holds()
 
 
 class Broker:

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import until
 
 from edge_app.appliance.power import Governor, PacedCamera, PowerWatch
 from edge_app.appliance.sensors import Reading, Sensors
@@ -397,13 +398,6 @@ def test_the_camera_within_shines_through():
             8,
         )
     assert inner.opened == 0
-
-
-def until(holds, limit_s=60.0):
-    deadline = time.monotonic() + limit_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert holds()
 
 
 def test_watching_costs_the_main_thread_nothing_and_ends_at_once(board):

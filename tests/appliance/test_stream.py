@@ -15,6 +15,7 @@ import pytest
 from needs import require
 from pictures import FACE, Shower, picture
 from ports import free_port
+from waiting import until
 
 from edge_app.appliance import stream as module
 from edge_app.appliance.guard import FAILURES
@@ -59,13 +60,6 @@ def read(camera, count=1):
             frames.append(frame)
     assert len(frames) == count
     return frames[-1]
-
-
-def until(holds, limit_s=60.0):
-    deadline = time.monotonic() + limit_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert holds()
 
 
 def shows_the_face(pixels, shade=90):

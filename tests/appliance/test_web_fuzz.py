@@ -11,11 +11,11 @@ import select
 import socket
 import struct
 import threading
-import time
 
 import pytest
 from pictures import Shower
 from programs import used
+from waiting import until
 from webclient import first_jpeg, get, open_stream, open_web
 
 from edge_app.appliance import server
@@ -175,13 +175,6 @@ def objects():
     return len(gc.get_objects())
 
 
-def settle(condition):
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
 @pytest.fixture
 def display():
     status, meter = used()
@@ -196,7 +189,7 @@ def test_broken_requests_break_nothing_and_nothing_grows(display, caplog):
     open_before, threads_before, objects_before = descriptors(), threading.active_count(), objects()
     with caplog.at_level(logging.WARNING):
         assert storm(display, chance, 1600) == []
-    settle(lambda: descriptors() <= open_before + 2)
+    until(lambda: descriptors() <= open_before + 2)
     assert threading.active_count() == threads_before
     assert objects() - objects_before < 1600 / 2
     assert caplog.records == []
@@ -232,7 +225,7 @@ def test_connections_beyond_the_limit_are_closed_and_the_rest_lives_on(display):
         assert first.recv(4096).startswith(b"HTTP/1.1 200")
     for one in held:
         one.close()
-    settle(lambda: descriptors() <= before + 2)
+    until(lambda: descriptors() <= before + 2)
     assert get(display.url + "/api/status")[0] == 200
 
 
@@ -244,7 +237,7 @@ def test_thousands_of_connections_one_after_the_other(display):
             if number % 2:
                 connection.sendall(b"GET / HT")
             connection.close()
-    settle(lambda: descriptors() <= before + 2)
+    until(lambda: descriptors() <= before + 2)
     assert get(display.url + "/api/status")[0] == 200
 
 
@@ -285,4 +278,4 @@ def test_a_viewer_that_leaves_while_there_are_no_pictures_is_forgotten():
     with open_web() as display:
         for _ in range(20):
             open_stream(display).close()
-        settle(lambda: b'"viewers": 0' in get(display.url + "/api/status")[1])
+        until(lambda: b'"viewers": 0' in get(display.url + "/api/status")[1])

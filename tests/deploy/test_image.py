@@ -6,12 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 
 import pytest
 from needs import require
 from sdcard import MEGABYTE, RELEASE, make_blob, make_tree, need_loop_devices, run
+from waiting import until
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests", "systemd")]
@@ -347,10 +347,7 @@ def test_a_run_that_is_killed_leaves_no_mount_and_no_image(workshop, tmp_path, n
     assert program.returncode == (130 if number == signal.SIGTERM else -number)
     assert not os.path.exists(out)
     assert number == signal.SIGKILL or not os.path.exists(out + ".part")
-    deadline = time.monotonic() + 20
-    while str(tmp_path) in run("losetup", "-a") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert str(tmp_path) not in run("losetup", "-a")
+    until(lambda: str(tmp_path) not in run("losetup", "-a"))
 
 
 def test_the_unit_says_nothing_newer_than_the_nanos_systemd():

@@ -6,12 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import onnx
 import pytest
 import small_ssd
 from onnx import TensorProto, helper
+from waiting import is_running, until
 
 from edge_app.errors import CardError, DetectorError
 from edge_app.nvidia import builder, cache, convert
@@ -290,18 +290,7 @@ def test_a_build_does_not_outlive_a_program_that_is_killed(tensorrt, model, monk
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 60
-    while is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_running(child)
-
-
-def is_running(pid):
-    try:
-        with open("/proc/{}/stat".format(pid)) as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    until(lambda: not is_running(child))
 
 
 def test_without_onnx_runtime_the_gate_says_what_is_missing(machine, tensorrt, model, monkeypatch):
