@@ -18,12 +18,12 @@ SizeWH = Tuple[float, float]
 class BoxLayer(NamedTuple):
     """The default boxes of one feature map.
 
-    Cell (x, y) has its boxes centred on ``((x + 0.5) * step_px, (y + 0.5) * step_px)``, in pixels of
-    the network's input.
+    Cell (x, y) has its boxes centred on ``((x + 0.5) * step_px[0], (y + 0.5) * step_px[1])``, in
+    pixels of the network's input.
     """
 
     grid_wh: Tuple[int, int]  # cells of the feature map
-    step_px: float  # distance between cell centres
+    step_px: SizeWH  # distance between cell centres, across and down
     sizes_px: Tuple[SizeWH, ...]  # (width, height) of each default box of a cell, in order
 
 
@@ -37,8 +37,8 @@ def default_boxes(layers: Sequence[BoxLayer], input_wh: Tuple[int, int]) -> np.n
     parts = []
     for layer in layers:
         columns, rows = layer.grid_wh
-        centre_x = (np.arange(columns, dtype=np.float64) + 0.5) * layer.step_px
-        centre_y = (np.arange(rows, dtype=np.float64) + 0.5) * layer.step_px
+        centre_x = (np.arange(columns, dtype=np.float64) + 0.5) * layer.step_px[0]
+        centre_y = (np.arange(rows, dtype=np.float64) + 0.5) * layer.step_px[1]
         grid = np.empty((rows, columns, len(layer.sizes_px), 4), np.float64)
         grid[..., 0] = centre_x[None, :, None]
         grid[..., 1] = centre_y[:, None, None]
@@ -48,26 +48,34 @@ def default_boxes(layers: Sequence[BoxLayer], input_wh: Tuple[int, int]) -> np.n
     return boxes.astype(np.float32)
 
 
-def paper_layers() -> List[BoxLayer]:
-    """SSD300's own table (section 2.2 and 3.1): 8,732 boxes.
+def paper_layers(input_wh: Tuple[int, int] = (300, 300)) -> List[BoxLayer]:
+    """SSD300's own table (section 2.2 and 3.1): 8,732 boxes at 300x300.
 
     Scales run from 0.2 to 0.9 of the side with 0.1 on conv4_3; a map has one box of ratio 1 at the
     geometric mean of its scale and the next besides those of its ratios.
+
+    Args:
+        input_wh: in pixels, both over 256. The side of an input that is no square is that of the
+            square as large, so that boxes of ratio 1 stay square.
     """
-    grids = (38, 19, 10, 5, 3, 1)
-    steps = (8, 16, 32, 64, 100, 300)
-    sizes = (30, 60, 111, 162, 213, 264, 315)
+    side = math.sqrt(input_wh[0] * input_wh[1])
+    sizes = [side * size / 300 for size in (30, 60, 111, 162, 213, 264, 315)]
     ratios = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
+    maps = [
+        (tuple(math.ceil(pixels / step) for pixels in input_wh), (float(step), float(step)))
+        for step in (8, 16, 32, 64)
+    ]
+    for _ in range(2):  # convolutions without padding; the cells are spread over the whole input
+        columns, rows = (cells - 2 for cells in maps[-1][0])
+        maps.append(((columns, rows), (input_wh[0] / columns, input_wh[1] / rows)))
     layers = []
-    for grid, step, size, following, layer_ratios in zip(
-        grids, steps, sizes, sizes[1:], ratios
-    ):
+    for (grid_wh, step_px), size, following, layer_ratios in zip(maps, sizes, sizes[1:], ratios):
         between = math.sqrt(size * following)
-        boxes = [(float(size), float(size)), (between, between)]
+        boxes = [(size, size), (between, between)]
         for ratio in layer_ratios:
             root = math.sqrt(ratio)
             boxes += [(size * root, size / root), (size / root, size * root)]
-        layers.append(BoxLayer((grid, grid), float(step), tuple(boxes)))
+        layers.append(BoxLayer(grid_wh, step_px, tuple(boxes)))
     return layers
 
 
@@ -90,7 +98,7 @@ def face_layers(
     return [
         BoxLayer(
             (math.ceil(width / step), math.ceil(height / step)),
-            float(step),
+            (float(step), float(step)),
             tuple((size * root, size / root) for size in sizes),
         )
         for step, sizes in zip(steps_px, sizes_px)

@@ -14,7 +14,7 @@ import numpy as np
 from edge_app.boxes import BoxLayer, default_boxes
 from edge_app.errors import CardError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class ModelInput(NamedTuple):
@@ -178,8 +178,8 @@ def _card_from(tree: Dict[str, Any]) -> ModelCard:
 def _layer_from(layer: Dict[str, Any]) -> BoxLayer:
     columns, rows = (int(side) for side in layer["grid_wh"])
     sizes = tuple(_floats("layers.sizes_px", size, 2) for size in layer["sizes_px"])
-    step = float(layer["step_px"])
-    if min(columns, rows, len(sizes)) < 1 or step <= 0 or min(min(size) for size in sizes) <= 0:
+    step = _floats("layers.step_px", layer["step_px"], 2)
+    if min(columns, rows, len(sizes)) < 1 or min(step) <= 0 or min(min(size) for size in sizes) <= 0:
         raise ValueError("a layer of default boxes is impossible: {}.".format(layer))
     return BoxLayer((columns, rows), step, sizes)
 

@@ -13,7 +13,7 @@ STEP_PX = 16
 def bright_card(onnx_path, input_wh):
     """The card of a ``bright`` model: one default box a cell, as large as the cell."""
     columns, rows = input_wh[0] // STEP_PX, input_wh[1] // STEP_PX
-    layer = BoxLayer((columns, rows), float(STEP_PX), ((float(STEP_PX), float(STEP_PX)),))
+    layer = BoxLayer((columns, rows), (STEP_PX, STEP_PX), ((float(STEP_PX), float(STEP_PX)),))
     return ModelCard(
         name="bright",
         onnx=os.path.basename(onnx_path),

@@ -36,10 +36,22 @@ def test_the_papers_last_box_covers_the_picture():
 
 
 def test_default_boxes_run_along_rows_then_down_then_by_box():
-    layer = BoxLayer((3, 2), 10.0, ((4.0, 6.0), (8.0, 8.0)))
-    table = boxes.default_boxes([layer], (30, 20)) * [30, 20, 30, 20]
-    np.testing.assert_allclose(table[:4, :2], [[5, 5], [5, 5], [15, 5], [15, 5]], rtol=1e-6)
-    np.testing.assert_allclose(table[6, :], [5, 15, 4, 6], rtol=1e-6)
+    layer = BoxLayer((3, 2), (10.0, 12.0), ((4.0, 6.0), (8.0, 8.0)))
+    table = boxes.default_boxes([layer], (30, 24)) * [30, 24, 30, 24]
+    np.testing.assert_allclose(table[:4, :2], [[5, 6], [5, 6], [15, 6], [15, 6]], rtol=1e-6)
+    np.testing.assert_allclose(table[6, :], [5, 18, 4, 6], rtol=1e-6)
+
+
+def test_the_papers_table_for_a_wide_picture():
+    """480x272, as large as a square of 361 px: the smallest box is a tenth of that."""
+    layers = boxes.paper_layers((480, 272))
+    assert [layer.grid_wh for layer in layers] == [
+        (60, 34), (30, 17), (15, 9), (8, 5), (6, 3), (4, 1),
+    ]  # fmt: skip
+    side = np.sqrt(480 * 272)
+    np.testing.assert_allclose(layers[0].sizes_px[0], [side / 10, side / 10], rtol=1e-9)
+    last = boxes.default_boxes(layers, (480, 272))[-4] * [480, 272, 480, 272]  # the last cell
+    np.testing.assert_allclose(last, [420, 136, side * 0.88, side * 0.88], rtol=1e-5)
 
 
 @pytest.mark.parametrize("input_wh, grid", [((300, 300), (38, 38)), ((480, 272), (60, 34))])

@@ -57,7 +57,7 @@ def test_a_card_that_is_not_json(tmp_path):
         (lambda tree: tree["input"].update(mean=[1, 2]), "input.mean must be 3 finite numbers"),
         (lambda tree: tree["input"].update(width_px=0), "input size 0x48 is impossible"),
         (lambda tree: tree.update(layers=[]), "there are no default boxes"),
-        (lambda tree: tree["layers"][0].update(step_px=0), "a layer of default boxes is impossible"),
+        (lambda tree: tree["layers"][0].update(step_px=[8, 0]), "a layer of default boxes is impossible"),
         (lambda tree: tree.update(variances=[0.1, -1]), "variances must be positive"),
         (lambda tree: tree.update(input=3), "card.json"),
     ],

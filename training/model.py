@@ -2,7 +2,8 @@
 
 Equation and section numbers are those of Liu et al., "SSD: Single Shot MultiBox Detector" (ECCV
 2016) unless another source is named. All networks are fully convolutional: any input size works,
-the maps have ``ceil(side / stride)`` cells, and the default boxes keep their size in pixels.
+and the maps have ``ceil(side / stride)`` cells but for the last two of SSD300. Face default boxes
+keep their size in pixels, the paper's their share of the input.
 """
 
 import re
@@ -525,7 +526,7 @@ class Ssd300Body(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, pictures: Tensor) -> List[Tensor]:
-        """(B, 3, 300, 300) -> maps of 38, 19, 10, 5, 3 and 1 cells a side."""
+        """(B, 3, H, W) -> six maps; of 38, 19, 10, 5, 3 and 1 cells a side for 300x300."""
         conv4_3, conv5_3 = self.backbone(pictures)
         maps = [self.norm(conv4_3), self.top(conv5_3)]
         for extra in self.extras:
@@ -534,7 +535,7 @@ class Ssd300Body(nn.Module):
 
 
 def ssd_vgg16() -> SSD:
-    """SSD300 as in the paper: 8,732 default boxes."""
+    """SSD300 as in the paper: 8,732 default boxes at 300x300; larger inputs have more."""
 
     def predictor(c_in: int, c_out: int) -> nn.Conv2d:
         conv = nn.Conv2d(c_in, c_out, 3, padding=1)
@@ -543,12 +544,12 @@ def ssd_vgg16() -> SSD:
         return conv
 
     def layers(input_wh: Tuple[int, int]) -> List[BoxLayer]:
-        if tuple(input_wh) != (300, 300):
+        if min(input_wh) <= 256:
             raise ConfigError(
-                "--size {}x{}: the paper's default boxes are made for 300x300; take 300x300 or "
-                "ssd_mobilenet_v2.".format(*input_wh)
+                "--size {}x{}: ssd_vgg16's last map has no cell left at 256 px and less a side; take "
+                "300x300, or ssd_mobilenet_v2.".format(*input_wh)
             )
-        return paper_layers()
+        return paper_layers(input_wh)
 
     boxes = [len(layer.sizes_px) for layer in paper_layers()]
     heads = [Head(c, count, predictor) for c, count in zip(Ssd300Body.CHANNELS, boxes)]

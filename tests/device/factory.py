@@ -89,7 +89,7 @@ def make_network(path, side_px):
     network, card = onnx.load(str(shipped)), json.loads(shipped.with_suffix(".json").read_text())
     boxes = 0
     for layer in card["layers"]:
-        cells = math.ceil(side_px / layer["step_px"])
+        cells = math.ceil(side_px / layer["step_px"][0])
         layer["grid_wh"] = [cells, cells]
         boxes += cells * cells * len(layer["sizes_px"])
     for side in network.graph.input[0].type.tensor_type.shape.dim[2:]:

@@ -1,5 +1,7 @@
 """Shapes, default boxes and weights of the networks."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -23,11 +25,16 @@ def test_ssd300_has_the_papers_8732():
     network = model.ssd_vgg16()
     assert len(boxes.default_boxes(network.layers((300, 300)), (300, 300))) == 8732
     with pytest.raises(ConfigError, match="300x300"):
-        network.layers((480, 272))
+        network.layers((480, 256))
 
 
-@pytest.mark.parametrize("size_wh", [(300, 300), (480, 272), (97, 65)])
-@pytest.mark.parametrize("name", ["ssd_mobilenet_v2", "blazeface"])
+@pytest.mark.parametrize(
+    "name, size_wh",
+    [
+        *itertools.product(["ssd_mobilenet_v2", "blazeface"], [(300, 300), (480, 272), (97, 65)]),
+        *itertools.product(["ssd_vgg16"], [(480, 272), (257, 390)]),
+    ],
+)
 def test_any_size_fits_its_table(name, size_wh):
     network = model.MODELS[name]().eval()
     with torch.no_grad():
