@@ -63,6 +63,7 @@ class Recipe(NamedTuple):
 # face in sight, not the face's overlap with the crop, which a small face cannot reach.
 PAPER = Recipe(whole=0.0, wanted=0.0)
 FACES = Recipe(whole=0.4, wanted=0.4)
+WHOLE = Recipe(whole=1.0, wanted=0.0)  # as the camera's frame is seen; to finish with
 CLOSE = Recipe(whole=0.3, wanted=0.5, sizes_px=(14.0, 110.0), smallest_px=8.0)  # at 128x128
 
 

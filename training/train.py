@@ -52,7 +52,12 @@ RECIPES = {
         "adaptive", "quality", augment.FACES, "adamw", 1e-3, 1e-2, 0.5, 4, True, falling=0.28
     ),
 }
-WINDOWS = {"paper": augment.PAPER, "faces": augment.FACES, "close": augment.CLOSE}
+WINDOWS = {
+    "paper": augment.PAPER,
+    "faces": augment.FACES,
+    "whole": augment.WHOLE,
+    "close": augment.CLOSE,
+}
 NAMED = {  # fields of a recipe that choose among names
     "matching": ("overlap", "adaptive"),
     "loss": ("multibox", "quality"),
@@ -205,7 +210,22 @@ class Teacher:
         owners = self.owners(faces, ignored, len(offsets))
         owned = faces.xyxy[owners[owners >= 0]]
         judge = loss.multibox_loss if self.recipe.loss == "multibox" else loss.quality_loss
-        return judge(offsets, logits, owners, owned, self.defaults, model.VARIANCES)
+        score, box = judge(offsets, logits, owners, owned, self.defaults, model.VARIANCES)
+        weight = weight_of(owners)
+        return score * weight, box * weight
+
+
+def weight_of(owners: Tensor) -> Tensor:
+    """What a process's losses count, so that the processes' mean is the loss of the whole batch.
+
+    Each has divided by the default boxes matched in its own pictures; equation 1 has those of all.
+    """
+    ranks = rank_and_ranks()[1]
+    matched = (owners >= 0).sum().float()
+    everywhere = matched.clone()
+    if ranks > 1:
+        dist.all_reduce(everywhere)
+    return matched.clamp(min=1) * ranks / everywhere.clamp(min=1)
 
 
 def make_optimiser(network: model.SSD, recipe: Recipe, rate: float) -> torch.optim.Optimizer:
@@ -335,6 +355,7 @@ class Run:
             for input_wh in self.sizes
         }
         self.step = 0
+        self.epochs_before = options.epochs  # of what is resumed
 
     def keep_backbone(self) -> None:
         """What a backbone knows already and the recipe leaves as it is."""
@@ -388,6 +409,11 @@ class Run:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
+        self.epochs_before = before["epochs"]
+
+    def falls_at(self, steps: int) -> int:
+        """The step of a run of so many steps at which the learning rate begins to fall."""
+        return int(np.ceil(steps * (1 - self.recipe.falling)))
 
     def learn(self, batch: Batch, steps: int) -> Tensor:
         """One step; gives (score loss, box loss) as a (2,) tensor on the device."""
@@ -482,7 +508,8 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
     """The loop: learn, log, validate after each epoch, save every few minutes and at the end.
 
     Raises:
-        ConfigError: the run has come further than this time it shall.
+        ConfigError: the run has come further than this time it shall, or is to become longer when
+            its learning rate has begun to fall.
     """
     options, log = run.options, os.path.join(run.options.out, "log.jsonl")
     is_first = rank_and_ranks()[0] == 0
@@ -495,9 +522,18 @@ def train(run: Run, views: Views, validation: data.Pictures) -> None:
                 run.checkpoint, run.step, last
             )
         )
+    fell_at = run.falls_at(max(1, int(round(run.epochs_before * an_epoch))))
+    if options.epochs > run.epochs_before and run.step > fell_at:
+        raise ConfigError(
+            "{0} is at step {1}, and at step {2} of its {3:g} epochs the learning rate began to fall; "
+            "to train for {4:g} start anew from before: --init {5} and another --out.".format(
+                run.checkpoint, run.step, fell_at, run.epochs_before, options.epochs,
+                os.path.join(options.out, "stable.pt"),
+            )
+        )  # fmt: skip
     keys = Batches(len(views), options.batch, run.sizes, options.seed, run.step, last)
     run.network.train()
-    falls_at = int(np.ceil(steps * (1 - run.recipe.falling)))
+    falls_at = run.falls_at(steps)
     # A bar on a terminal; in a file the lines of the log are enough.
     bar = tqdm(total=steps, initial=run.step, unit="step", disable=None if is_first else True)
     began = saved_at = logged_at = time.monotonic()

@@ -79,6 +79,18 @@ def test_a_run_that_has_come_further_is_not_called_done(wider, tmp_path):
             train.main(arguments(wider, tmp_path, *less, name="blazeface"))
 
 
+def test_a_run_is_made_longer_only_before_its_rate_falls(wider, tmp_path):
+    """Two steps an epoch; of 3 epochs the rate falls from the fifth step on."""
+
+    def run(*more):
+        train.main(arguments(wider, tmp_path, *more, name="blazeface"))
+
+    run("--epochs", "2", "--stop-at", "2")
+    run("--epochs", "3", "--stop-at", "6")
+    with pytest.raises(ConfigError, match="at step 5 of its 3 epochs .*stable.pt and another"):
+        run("--epochs", "4")
+
+
 def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(wider, tmp_path):
     options = [*arguments(wider, tmp_path / "killed", name="blazeface"), "--save-s", "0"]
     process = subprocess.Popen(
@@ -204,6 +216,44 @@ def test_two_processes_learn_together_and_one_goes_on(wider, tmp_path):
     assert [entry["step"] for entry in entries] == [2, 4]
     train.main(arguments(wider, tmp_path, name="blazeface"))
     assert torch.load(str(tmp_path / "final.pt"), weights_only=True)["step"] == 6
+
+
+def learn_a_half(rank, port, batch, out):
+    """One of two processes: its losses and their gradient for every second picture of the batch."""
+    address = "tcp://127.0.0.1:{}".format(port)
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
+    losses_and_gradients(batch, slice(rank, None, 2), "{}/{}.pt".format(out, rank))
+    torch.distributed.destroy_process_group()
+
+
+def losses_and_gradients(batch, pictures, path):
+    faces, offsets, logits = batch
+    teacher = train.Teacher(
+        model.blazeface(), train.RECIPES["paper"], (128, 128), torch.device("cpu")
+    )
+    answer = [part[pictures].clone().requires_grad_() for part in (offsets, logits)]
+    nothing = match.Boxes.of([torch.zeros(0, 4)] * len(answer[0]))
+    parts = torch.stack(teacher.losses(answer, match.Boxes.of(faces[pictures]), nothing))
+    parts.sum().backward()
+    torch.save([parts.detach()] + [part.grad for part in answer], path)
+
+
+def test_two_processes_have_the_loss_of_one(tmp_path):
+    """Many faces in the one's pictures, few or none in the other's: all count alike."""
+    some = torch.tensor([[4.0, 4.0, 30.0, 36.0], [60.0, 60.0, 120.0, 124.0], [80.0, 4.0, 99.0, 25.0]])
+    faces = [some, some[:1], some[:2], torch.zeros(0, 4)]
+    generator = torch.Generator().manual_seed(5)
+    offsets, logits = (torch.randn(4, 896, last, generator=generator) for last in (4, 2))
+    batch = (faces, offsets, logits)
+    arguments = (free_port(), batch, str(tmp_path))
+    torch.multiprocessing.spawn(learn_a_half, arguments, nprocs=2)
+    losses_and_gradients(batch, slice(None), str(tmp_path / "whole.pt"))
+    whole, first, second = (torch.load(str(tmp_path / (name + ".pt"))) for name in ("whole", "0", "1"))
+    torch.testing.assert_close((first[0] + second[0]) / 2, whole[0])
+    for part in (1, 2):  # what each hands in is averaged over the two processes
+        both = torch.zeros_like(whole[part])
+        both[0::2], both[1::2] = first[part] / 2, second[part] / 2
+        torch.testing.assert_close(both, whole[part])
 
 
 def free_port():
