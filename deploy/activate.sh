@@ -332,6 +332,28 @@ healthy() { # first frame within START_S, then frames at RATE_HZ for HEALTH_S; s
     { why="it looks at $rate frames a second, $RATE_HZ are expected" && return 1; }
 }
 
+runs() { # whether what is current runs, or does all it can without a camera; a start that is under way gets START_S
+  deadline=$(($(date +%s) + START_S))
+  until [ "$(show ActiveState)" = active ] || waits_for_camera; do
+    ! died && [ "$(date +%s)" -lt "$deadline" ] || return 1
+    sleep 0.5
+  done
+}
+
+waits_for_camera() { # and for nothing else
+  [ "$(show ActiveState)/$(show SubState)" = activating/start ] || return 1
+  case $(show StatusText) in
+  *'waiting for detector'*) return 1 ;;
+  'waiting for camera: '*) ;;
+  *) return 1 ;;
+  esac
+}
+
+unchanged() {
+  if waits_for_camera; then die 0 "UNCHANGED: $name runs and waits for its camera"; fi
+  die 0 "UNCHANGED: $name runs"
+}
+
 has_job() { show Job | grep -q '[1-9]'; }
 
 died() {
@@ -395,9 +417,9 @@ do_install() { # ARCHIVE [CONFIG]
   prepare_device
   install_config "$release" "${2:-}"
 
-  if [ "$name" = "$old" ] && [ "$(show ActiveState)" = active ]; then
+  if [ "$name" = "$old" ] && runs; then
     install_units "$release"
-    [ -n "$units_changed" ] || die 0 "UNCHANGED: $name runs"
+    [ -n "$units_changed" ] || unchanged
   fi
   if ! rehearse "$release"; then
     discard "$name"
@@ -411,7 +433,10 @@ do_install() { # ARCHIVE [CONFIG]
   fi
   failure="$name: $why"
   last_words
-  if [ "$name" = "$old" ]; then old=$older older=; fi
+  if [ "$name" = "$old" ]; then # it has worked here, and nothing else is known to do better
+    if waits_for_camera; then unchanged; fi
+    die 1 "FAILED: $name still runs, or tries to: $why"
+  fi
   go_back "$old"
 }
 
@@ -423,7 +448,7 @@ do_rollback() { # [NAME]
   case $name in */* | .*) die 2 "'$name' is not a release" ;; esac
   [ -e "$base/releases/$name/complete" ] ||
     die 2 "no release $name on this device; here are: $(find "$base/releases" -mindepth 1 -maxdepth 1 -printf '%f ')"
-  [ "$name" != "$old" ] || die 0 "UNCHANGED: $name runs"
+  [ "$name" != "$old" ] || unchanged
   [ "$name" != "$older" ] || restore_engines
   if [ -n "$old" ]; then point previous "$old"; fi
   if switch_to "$name"; then die 0 "ROLLED BACK to $name, which looks at $rate frames a second"; fi

@@ -214,7 +214,8 @@ def _judged(device: Device, said: Said, done: str = "deployed") -> Outcome:
         else "0"
     )
     if said.status == 0:
-        return Outcome(device.name, kind, "", (), release, float(rate))
+        note = "waits for its camera" if text.endswith("waits for its camera") else ""
+        return Outcome(device.name, kind, note, (), release, float(rate))
     return Outcome(device.name, kind, text, said.lines, _running(said))
 
 

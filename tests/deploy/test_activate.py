@@ -1,0 +1,203 @@
+"""deploy/activate.sh with everything real but systemd and the program: what becomes of releases, configuration, engines.
+
+The releases are folders with next to nothing in them. With real ones, under real systemd: test_fleet_of_boxes.py.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import tempfile
+
+import pytest
+from conftest import ROOT
+from needs import require
+
+SCRIPT = ROOT / "deploy" / "activate.sh"
+# In place of systemd: a release whose name stands in "waiting" starts and has no camera, one in "dying" ends at once.
+SYSTEMCTL = """#!/bin/sh
+here=$STAND_INS/state
+is() { grep -qx "$(basename "$(readlink "$EDGE_APP_ROOT/opt/edge-app/current")")" "$here/$1" 2>/dev/null; }
+active=active sub=running result=success restarts=0 job='' text="camera 30 fps, detect $(cat /proc/sys/kernel/random/uuid | tr -dc 1-9 | head -c 2).5 fps"
+if is waiting; then active=activating sub=start job=7 text="$(cat "$here/text" 2>/dev/null || echo waiting for camera: no camera)"; fi
+if is dying; then active=activating sub=auto-restart result=exit-code restarts=3 text=; fi
+[ ! -e "$here/stopped" ] || active=inactive sub=dead
+case "$*" in
+--version) echo systemd 237 ;;
+"show --value -p ActiveState "*) echo $active ;;
+"show --value -p SubState "*) echo $sub ;;
+"show --value -p Result "*) echo $result ;;
+"show --value -p NRestarts "*) echo $restarts ;;
+"show --value -p Job "*) echo $job ;;
+"show --value -p StatusText "*) echo "$text" ;;
+"show --value -p WatchdogTimestampMonotonic "*) cat /proc/sys/kernel/random/uuid ;;
+"stop edge-app.service") : >"$here/stopped" ;;
+"restart --no-block edge-app.service") rm -f "$here/stopped"; basename "$(readlink "$EDGE_APP_ROOT/opt/edge-app/current")" >>"$here/started" ;;
+esac
+exit 0
+"""
+# The rehearsal runs as root here: the service's user cannot read a folder of tests.
+RUNUSER = '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n'
+# What a rehearsal leaves and says: an engine of its own network, unless one is there, and what it thinks of the settings.
+REHEARSAL = """#!/bin/sh
+release=$2 config=$3 engines=$4
+grep -q typo "$config" && { echo "typo: unknown setting"; exit 78; }
+grep -q '^blind' "$release/network" && { echo "finds no face"; exit 70; }
+echo "$(basename "$release")" >>"$STAND_INS/state/rehearsed"
+cmp -s "$release/network" "$engines/network.engine" || { cp "$release/network" "$engines/network.engine"; echo "$(basename "$release")" >>"$STAND_INS/state/built"; }
+echo "found 1 faces"
+"""
+LAID_OVER = """
+set -e
+mount -t overlay overlay -o lowerdir=/etc,upperdir={0}/upper,workdir={0}/work /etc
+mount --bind {0}/bin /usr/local/sbin
+exec "$@"
+"""
+
+
+class Device:
+    """A folder that activate.sh takes for the root of a device."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.root = folder / "root"
+        self.base = self.root / "opt/edge-app"
+        self.config = self.root / "etc/edge-app/edge-app.yaml"
+        self.engines = self.root / "var/lib/edge-app/engines"
+        self.state = folder / "state"
+        for place in ("upper", "work", "bin", "state", "root/run/lock", "root/etc/systemd/system"):
+            (folder / place).mkdir(parents=True)
+        self.stand_in("systemctl", SYSTEMCTL)
+        self.stand_in("journalctl", "#!/bin/sh\necho what it said last\n")
+        self.stand_in("runuser", RUNUSER)
+        self.stand_in("sleep", "#!/bin/sh\nexec /bin/sleep 0.05\n")
+        (self.base / "packages/p1").mkdir(parents=True)
+        (self.base / "packages/p1/complete").touch()
+
+    def stand_in(self, name, text):
+        """Put a program before the system's own."""
+        path = self.folder / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def say(self, **states):
+        """Which releases are ``waiting`` or ``dying``, as names with blanks between them."""
+        for name, releases in states.items():
+            (self.state / name).write_text("".join(one + "\n" for one in releases.split()))
+
+    def said(self, name):
+        """Lines that the stand-ins have left: of ``started``, ``rehearsed``, ``built``."""
+        path = self.state / name
+        return path.read_text().split() if path.exists() else []
+
+    def release(self, name, network):
+        """Put a release there as a deploy leaves it; the path of its archive."""
+        place = self.base / "releases" / name
+        for folder in ("systemd", "config", "venv/bin"):
+            (place / folder).mkdir(parents=True)
+        (place / "network").write_text(network + "\n")
+        (place / "systemd/edge-app.service").write_text("[Unit]\n")
+        (place / "config/edge-app.yaml").write_text("of: release\n")
+        version = subprocess.check_output(
+            ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        )
+        lines = ["name=" + name, "python=" + version.decode().strip()]
+        lines += ["machine=" + os.uname().machine, "packages=p1", "kib=10", "packages_kib=10"]
+        (place / "release").write_text("\n".join(lines) + "\n")
+        files = "release network config/edge-app.yaml systemd/edge-app.service".split()
+        sums = subprocess.check_output(["sha256sum"] + files, cwd=str(place))
+        (place / "manifest").write_bytes(sums)
+        (place / "venv/bin/python").write_text(REHEARSAL)
+        (place / "venv/bin/python").chmod(0o755)
+        (place / "complete").touch()
+        path = self.folder / (name + ".tar")
+        with tarfile.open(str(path), "w") as tar:
+            for file in files + ["manifest"]:
+                tar.add(str(place / file), file)
+        return path
+
+    def run(self, *arguments, **environment):
+        """Run the script; (exit status, what it said)."""
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+        command += [LAID_OVER.format(self.folder), "sh", "sh", str(SCRIPT)]
+        limits = dict(START_S="1", HEALTH_S="1", EDGE_APP_ROOT=str(self.root))
+        limits.update(STAND_INS=str(self.folder), TMPDIR=str(self.folder), **environment)
+        done = subprocess.run(
+            command + [str(argument) for argument in arguments],
+            env=dict(os.environ, **limits),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+        )
+        return done.returncode, done.stdout
+
+    def deploy(self, *arguments, **environment):
+        """Install an archive that must become the current one."""
+        status, said = self.run("_install", *arguments, **environment)
+        assert status == 0, said
+        return said
+
+    def link(self, name):
+        """What current or previous is; empty when there is none."""
+        path = self.base / name
+        return os.path.basename(os.readlink(str(path))) if path.is_symlink() else ""
+
+    def engine(self, folder="."):
+        """The network that the engine of the current release, or of the one before, was built of."""
+        path = self.engines / folder / "network.engine"
+        return path.read_text().strip() if path.exists() else ""
+
+
+@pytest.fixture
+def device():
+    require(os.geteuid() == 0, "root (activate.sh runs as root)")
+    require(shutil.which("unshare") and shutil.which("useradd"), "unshare and useradd")
+    with tempfile.TemporaryDirectory() as name:
+        folder = SCRIPT.__class__(name)
+        folder.chmod(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+        yield Device(folder)
+
+
+# --- the release that runs already ------------------------------------------------------------------------------------
+
+
+def test_the_only_release_stays_when_it_is_deployed_again_without_a_camera(device):
+    archive = device.release("1-A", "old")
+    device.deploy(archive)
+    device.say(waiting="1-A")
+    status, said = device.run("_install", archive)
+    assert (status, said.splitlines()[-1]) == (0, "UNCHANGED: 1-A runs and waits for its camera")
+    assert device.link("current") == "1-A" and not (device.state / "stopped").exists()
+    assert device.said("started") == ["1-A"], "it was disturbed"
+
+
+def test_the_newer_of_two_stays_when_it_is_deployed_again_without_a_camera(device):
+    device.deploy(device.release("1-A", "old"))
+    archive = device.release("2-B", "new")
+    device.deploy(archive)
+    device.say(waiting="1-A 2-B")
+    assert device.run("_install", archive)[0] == 0
+    assert (device.link("current"), device.link("previous")) == ("2-B", "1-A")
+    assert (device.base / "releases/2-B/complete").exists()
+    assert (device.engine(), device.engine("previous")) == ("new", "old")
+
+
+def test_a_start_that_waits_for_more_than_its_camera_is_not_taken_for_unchanged(device):
+    archive = device.release("1-A", "old")
+    device.deploy(archive)
+    device.say(waiting="1-A")
+    (device.state / "text").write_text("waiting for camera: none, waiting for detector: engine")
+    status, said = device.run("_install", archive)
+    assert status == 1 and "FAILED: 1-A still runs" in said, said
+    assert device.link("current") == "1-A" and not (device.state / "stopped").exists()
+
+
+def test_a_running_release_that_fails_again_is_told_and_stays(device):
+    device.deploy(device.release("1-A", "old"))
+    archive = device.release("2-B", "new")
+    device.deploy(archive)
+    device.say(dying="2-B")
+    status, said = device.run("_install", archive)
+    assert status == 1 and "FAILED: 2-B still runs" in said and "what it said last" in said
+    assert (device.link("current"), device.link("previous")) == ("2-B", "1-A")
