@@ -5,7 +5,7 @@
 #   activate.sh rollback [NAME]                 to the release before, or to a named one that is still here
 #   activate.sh status                          key=value lines
 #   activate.sh logs [LINES]                    the last of the service's log
-# Exit status: 0 done or nothing to do; 1 the release failed and the old one runs; 2 the device is not fit for it, nothing
+# Exit status: 0 done or nothing to do; 1 the release failed and the old one runs; 2 release and device do not fit, nothing
 # was changed; 3 the release failed and there is no healthy one to go back to; 75 another deploy is at work.
 # Settings by environment: HEALTH_S, START_S, RATE_HZ, SILENT_S, KEEP, as below.
 # 'install' and 'rollback' go on when the connection is lost: the device ends up with the old or the new release.
@@ -195,17 +195,26 @@ prepare_device() {
   install -d -m 750 -o root -g "$user" "$etc"
 }
 
-install_config() { # RELEASE [CONFIG]: never over one that is there; a new default goes beside it
-  default=${2:-$1/config/edge-app.yaml}
+choose_config() { # RELEASE [CONFIG]: sets offered, which comes with this deploy, and config, with which it is rehearsed
+  offered=${2:-$1/config/edge-app.yaml}
+  config=$etc/edge-app.yaml
   seen=$base/default.yaml # the last one that was offered
-  if [ ! -e "$etc/edge-app.yaml" ]; then
-    put_config "$default" edge-app.yaml
+  rm -f "$config.offered"
+  if [ -s "$config" ] && { [ -n "$old" ] || ! cmp -s "$config" "$seen"; }; then return; fi
+  # There is none, or one of a deploy that came to nothing and that nobody has touched since.
+  config=$config.offered
+  put_config "$offered" edge-app.yaml.offered
+}
+
+install_config() { # never over one that is somebody's; a new default goes beside it
+  if [ "$config" != "$etc/edge-app.yaml" ]; then
+    mv -f "$config" "$etc/edge-app.yaml"
     say "wrote $etc/edge-app.yaml"
-  elif ! cmp -s "$default" "$seen" && ! cmp -s "$default" "$etc/edge-app.yaml"; then
-    put_config "$default" edge-app.yaml.new
-    say "$etc/edge-app.yaml stays as it is; what is new lies beside it in edge-app.yaml.new"
+  elif ! cmp -s "$offered" "$seen" && ! cmp -s "$offered" "$config"; then
+    put_config "$offered" edge-app.yaml.new
+    say "$config stays as it is; what is new lies beside it in edge-app.yaml.new"
   fi
-  cmp -s "$default" "$seen" || { cp "$default" "$seen.tmp" && chmod 600 "$seen.tmp" && mv -f "$seen.tmp" "$seen"; }
+  cmp -s "$offered" "$seen" || { cp "$offered" "$seen.tmp" && chmod 600 "$seen.tmp" && mv -f "$seen.tmp" "$seen"; }
 }
 
 put_config() { # SOURCE NAME
@@ -255,14 +264,14 @@ install_units() { # RELEASE: its units and none of another release; whether anyt
 
 # --- before the switch: the new release shows what it can, beside the old one --------------------------------------------
 
-rehearse() { # RELEASE
+rehearse() { # RELEASE CONFIG
   stage=$state/engines/next
   rm -rf "$stage"
   install -d -m 750 -o "$user" -g "$user" "$stage"
   find "$state/engines" -maxdepth 1 -type f -exec cp -p {} "$stage/" \;
   say "rehearsing $(basename "$1")"
   said=$(cd / && nice -n 10 runuser -u "$user" -- env HOME="$state" XDG_CACHE_HOME="$state/cache" \
-    PATH="$PATH:/usr/local/cuda/bin" "$1/venv/bin/python" "$1/rehearse.py" "$1" "$etc/edge-app.yaml" "$stage" 2>&1) ||
+    PATH="$PATH:/usr/local/cuda/bin" "$1/venv/bin/python" "$1/rehearse.py" "$1" "$2" "$stage" 2>&1) ||
     { say "$said" | tail -n 8 && rm -rf "$stage" && return 1; }
   say "$said" | tail -n 1
 }
@@ -415,16 +424,18 @@ do_install() { # ARCHIVE [CONFIG]
   older=$(target_of previous)
   unpack "$1"
   prepare_device
-  install_config "$release" "${2:-}"
-
+  choose_config "$release" "${2:-}"
   if [ "$name" = "$old" ] && runs; then
+    install_config
     install_units "$release"
     [ -n "$units_changed" ] || unchanged
   fi
-  if ! rehearse "$release"; then
+  if ! rehearse "$release" "$config"; then
     discard "$name"
-    die 1 "FAILED: $name does not pass its rehearsal; ${old:-nothing} runs as before"
+    rm -f "$etc/edge-app.yaml.offered"
+    die 2 "REFUSED: $name does not pass its rehearsal; ${old:-nothing} runs as before"
   fi
+  install_config
   take_engines
   if [ -n "$old" ] && [ "$old" != "$name" ]; then point previous "$old"; fi
   if switch_to "$name"; then

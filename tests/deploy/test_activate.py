@@ -95,7 +95,7 @@ class Device:
         """Put a release there as a deploy leaves it; the path of its archive."""
         place = self.base / "releases" / name
         for folder in ("systemd", "config", "venv/bin"):
-            (place / folder).mkdir(parents=True)
+            (place / folder).mkdir(parents=True, exist_ok=True)
         (place / "network").write_text(network + "\n")
         (place / "systemd/edge-app.service").write_text("[Unit]\n")
         (place / "config/edge-app.yaml").write_text("of: release\n")
@@ -201,3 +201,53 @@ def test_a_running_release_that_fails_again_is_told_and_stays(device):
     status, said = device.run("_install", archive)
     assert status == 1 and "FAILED: 2-B still runs" in said and "what it said last" in said
     assert (device.link("current"), device.link("previous")) == ("2-B", "1-A")
+
+
+# --- configuration --------------------------------------------------------------------------------------------------------
+
+
+def offered(device, text):
+    """A configuration that comes with a deploy."""
+    path = device.folder / "offered.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_configuration_that_does_not_pass_the_rehearsal_is_not_kept(device):
+    archive = device.release("1-A", "old")
+    status, said = device.run("_install", archive, offered(device, "typo: 1\n"))
+    assert status == 2 and "typo: unknown setting" in said, said
+    assert os.listdir(str(device.config.parent)) == []
+    device.release("1-A", "old")
+    device.deploy(archive, offered(device, "right: 1\n"))
+    assert device.config.read_text() == "right: 1\n"
+
+
+def test_one_that_was_put_there_for_a_release_that_then_failed_is_replaced_by_the_next(device):
+    device.say(dying="1-A")
+    archive = device.release("1-A", "old")
+    status, said = device.run("_install", archive, offered(device, "camera: of the neighbour\n"))
+    assert status == 3, said
+    device.say(dying="")
+    device.release("1-A", "old")
+    device.deploy(archive, offered(device, "camera: mine\n"))
+    assert device.config.read_text() == "camera: mine\n"
+
+
+def test_a_configuration_that_somebody_has_edited_stays_whatever_fails(device):
+    device.say(dying="1-A")
+    archive = device.release("1-A", "old")
+    device.run("_install", archive, offered(device, "camera: 1\n"))
+    device.config.write_text("camera: 2\n")
+    device.say(dying="")
+    device.release("1-A", "old")
+    said = device.deploy(archive, offered(device, "camera: 3\n"))
+    assert device.config.read_text() == "camera: 2\n"
+    assert device.config.with_suffix(".yaml.new").read_text() == "camera: 3\n" and "beside it" in said
+
+
+def test_of_a_running_release_the_configuration_stays_and_the_new_one_lies_beside_it(device):
+    device.deploy(device.release("1-A", "old"), offered(device, "camera: 1\n"))
+    device.deploy(device.release("2-B", "old"), offered(device, "camera: 2\n"))
+    assert device.config.read_text() == "camera: 1\n"
+    assert device.config.with_suffix(".yaml.new").read_text() == "camera: 2\n"
