@@ -29,7 +29,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     sub.add_argument("--display", metavar="KIND", help="auto, window, web, rtsp:, file:PATH, none, or A,B")
     sub.add_argument("--threshold", metavar="T", type=float, help="score at which a face appears")
     sub.add_argument("--frames", metavar="N", type=_positive(int), help="end after N frames")
-    sub.add_argument("--seconds", metavar="S", type=_positive(float), help="end after S seconds")
+    sub.add_argument("--seconds", metavar="S", type=_positive(float), help="end S seconds after the network is ready")
     sub.add_argument("--stats", metavar="FILE.json", help="write the summary here as well")
 
     sub = add("detect", "Find the faces of images and folders of images.")

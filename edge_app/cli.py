@@ -117,7 +117,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         with appliance.watchers(camera) as watchers:
             with appliance.displays(detector, camera) as display, pipeline:
-                while not (stopping.is_set() or display.closed or limits.reached(meter.shown)):
+                while not (stopping.is_set() or display.closed):
+                    if limits.reached(meter.shown, pipeline.is_ready):
+                        break
                     result = pipeline.next(_IDLE_S)
                     if result is None:
                         display.idle()
@@ -299,8 +301,7 @@ class _Appliance:
         self._metrics = Metrics(status, meter)
 
     def progress(self, text: str) -> None:
-        """An engine is being built: that is what a start waits for."""
-        log.info("%s", text)
+        """An engine is being built: that is what a start waits for; the status logs it."""
         self._status.waiting("detector", text)
 
     @property
@@ -415,17 +416,26 @@ def _keep_source(settings: config.Settings) -> None:
 
 
 class _Limits:
-    """When a run ends by itself: after so many frames on the screen, or so many seconds."""
+    """When a run ends by itself: after so many frames on the screen, or so many seconds of looking.
+
+    The seconds begin when the detector is ready: its first start on a Jetson takes ten minutes.
+    """
 
     def __init__(self, frames: Optional[int], seconds: Optional[float]) -> None:
         self._frames = frames
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._seconds = seconds
+        self._ready_at: Optional[float] = None
 
-    def reached(self, shown: int) -> bool:
-        """Whether to end now, ``shown`` frames having been shown."""
+    def reached(self, shown: int, is_ready: bool) -> bool:
+        """Whether to end now, ``shown`` frames having been shown, by a detector that ``is_ready``."""
         if self._frames is not None and shown >= self._frames:
             return True
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        now = time.monotonic()
+        if self._ready_at is None and is_ready:
+            self._ready_at = now
+        if self._seconds is None or self._ready_at is None:
+            return False
+        return now - self._ready_at >= self._seconds
 
 
 def _stop_on_signals() -> threading.Event:

@@ -75,6 +75,11 @@ class Pipeline:
             raise EndOfStream(self.camera.name) from None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the detector is open (or will not be any more), so that frames are looked at."""
+        return self._ready.is_set()
+
+    @property
     def dropped(self) -> Dict[str, int]:
         """Frames dropped so far, by the step before which they were lost."""
         return {
