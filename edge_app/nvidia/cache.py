@@ -1,14 +1,19 @@
 """Which engine lies in the cache, whether it is the right one, and how another takes its place."""
 
+import fcntl
 import json
 import os
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from edge_app.card import sha256_of
 from edge_app.nvidia.compiler import SOURCES, cubin_paths, source_digest
 
 CONVERTER = 1  # raised when engines of an earlier converter must be built again
 ANY_GPU = ""  # in a fingerprint made without a GPU
+_BUILD = ".build-"  # how the folder of a build under way begins
 
 
 class EngineFiles(NamedTuple):
@@ -98,6 +103,53 @@ def load_record(path: str) -> Record:
         raise ValueError("there is no fingerprint {} ({})".format(path, error.strerror)) from error
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError("{} is not an engine's fingerprint".format(path)) from error
+
+
+@contextmanager
+def build_folder(parent: str) -> Iterator[str]:
+    """A folder in ``parent`` for one build, gone afterwards; first those go that a killed build has left.
+
+    Who builds holds a lock on his folder, which the kernel lets go of with the process; a lock on
+    ``parent`` keeps others from a folder that is made and not yet locked.
+    """
+    with _locked(parent):
+        for name in os.listdir(parent):
+            if name.startswith(_BUILD):
+                with suppress(OSError), _locked(os.path.join(parent, name), fcntl.LOCK_NB):
+                    shutil.rmtree(os.path.join(parent, name))
+        folder = tempfile.mkdtemp(dir=parent, prefix=_BUILD)
+        descriptor = _lock(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: str, how: int = 0) -> Iterator[None]:
+    descriptor = _lock(folder, how)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: str, how: int = 0) -> int:
+    """A descriptor whose closing lets go again.
+
+    Args:
+        how: LOCK_NB raises OSError where somebody else holds it; else that is waited for, and a file
+            system without locks (NFS) has to do without: nothing is cleared away there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+    except OSError:
+        if how:
+            os.close(descriptor)
+            raise
+    return descriptor
 
 
 def publish(temporary: str, path: str) -> None:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
@@ -92,7 +91,7 @@ def _build(
     os.makedirs(os.path.dirname(files.engine), exist_ok=True)
     gpu = _gpu_or_none()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(files.engine), prefix=".build-") as folder:
+    with cache.build_folder(os.path.dirname(files.engine)) as folder:
         plan = os.path.join(folder, "plan")
         report, workspace_mib = _attempts(onnx_path, card, plan, files, options, progress)
         progress(

@@ -291,6 +291,25 @@ def test_a_build_does_not_outlive_a_program_that_is_killed(tensorrt, model, monk
     parent.wait()
     parent.stdout.close()
     until(lambda: not is_running(child))
+    with cache.build_folder(os.path.dirname(model)) as folder:  # of the next build
+        assert [os.path.basename(folder)] == [
+            name for name in os.listdir(os.path.dirname(model)) if name.startswith(".build-")
+        ]
+
+
+def test_what_a_killed_build_left_is_cleared_away_but_not_a_build_under_way(
+    machine, tensorrt, model
+):
+    tensorrt("8.2.1")
+    folder = os.path.dirname(model)
+    os.mkdir(os.path.join(folder, ".build-killed"))
+    with open(os.path.join(folder, ".build-killed", "plan"), "wb") as file:
+        file.write(b"half of an engine")
+    with cache.build_folder(folder) as under_way:
+        convert_it(model)
+        assert not os.path.exists(os.path.join(folder, ".build-killed"))
+        assert os.path.isdir(under_way)
+    assert not [name for name in os.listdir(folder) if name.startswith(".build-")]
 
 
 def test_without_onnx_runtime_the_gate_says_what_is_missing(machine, tensorrt, model, monkeypatch):
