@@ -18,6 +18,7 @@ root=${EDGE_APP_ROOT:-} # another root, for tests
 base=$root/opt/edge-app
 etc=$root/etc/edge-app
 state=$root/var/lib/edge-app
+engines=$state/engines
 units=$root/etc/systemd/system
 unit=edge-app.service
 user=edge-app
@@ -103,7 +104,7 @@ missing() { # MANIFEST CARD
 
 # --- one release: unpacked, checked, complete ------------------------------------------------------------------------
 
-unpack() { # ARCHIVE: sets name, packages and release
+unpack() { # ARCHIVE: sets name, packages and release, and fresh where it was not here yet
   scratch=$(mktemp -d)
   tar -xf "$1" -C "$scratch" manifest release 2>/dev/null || die 2 "$1 is not a release: it has no manifest"
   check_fit "$scratch/release"
@@ -115,6 +116,7 @@ unpack() { # ARCHIVE: sets name, packages and release
   [ -n "$same" ] || check_space "$scratch/release"
   rm -rf "$scratch"
   [ -z "$same" ] || return 0
+  fresh=yes
   [ "$name" != "$(target_of current)" ] || die 2 "$name runs here with other content; give the new release a name of its own"
   work=$base/releases/.partial
   rm -rf "$work"
@@ -191,7 +193,7 @@ prepare_device() {
     say "made the user $user"
   fi
   if getent group video >/dev/null; then usermod -a -G video "$user"; fi
-  install -d -m 750 -o "$user" -g "$user" "$state" "$state/engines"
+  install -d -m 750 -o "$user" -g "$user" "$state" "$engines"
   install -d -m 750 -o root -g "$user" "$etc"
 }
 
@@ -265,38 +267,54 @@ install_units() { # RELEASE: its units and none of another release; whether anyt
 # --- before the switch: the new release shows what it can, beside the old one --------------------------------------------
 
 rehearse() { # RELEASE CONFIG
-  stage=$state/engines/next
-  rm -rf "$stage"
-  install -d -m 750 -o "$user" -g "$user" "$stage"
-  find "$state/engines" -maxdepth 1 -type f -exec cp -p {} "$stage/" \;
+  stage_engines
   say "rehearsing $(basename "$1")"
   said=$(cd / && nice -n 10 runuser -u "$user" -- env HOME="$state" XDG_CACHE_HOME="$state/cache" \
-    PATH="$PATH:/usr/local/cuda/bin" "$1/venv/bin/python" "$1/rehearse.py" "$1" "$2" "$stage" 2>&1) ||
-    { say "$said" | tail -n 8 && rm -rf "$stage" && return 1; }
+    PATH="$PATH:/usr/local/cuda/bin" "$1/venv/bin/python" "$1/rehearse.py" "$1" "$2" "$engines/next" 2>&1) ||
+    { say "$said" | tail -n 8 && rm -rf "$engines/next" && return 1; }
   say "$said" | tail -n 1
 }
 
-take_engines() { # from the rehearsal; engines/previous holds those of the release before, if they are others
-  [ -d "$state/engines/next" ] || return 0
-  rm -rf "$state/engines/previous"
-  if ! diff -rq -x next "$state/engines" "$state/engines/next" >/dev/null; then
-    move_engines . previous
-    move_engines next .
-  fi
-  rm -rf "$state/engines/next"
+# Engines of the current release lie in engines/, those of the previous one in engines/previous if they are others. In
+# engines/next are those of the release that is to be switched to, in engines/before those of the previous one until that
+# has gone well.
+
+stage_engines() { # into next: what the new release may find of use
+  source=.
+  if [ "$name" = "$older" ] && [ -d "$engines/previous" ]; then source=previous; fi
+  rm -rf "$engines/next"
+  install -d -m 750 -o "$user" -g "$user" "$engines/next"
+  find "$engines/$source" -maxdepth 1 -type f -exec cp -p {} "$engines/next/" \;
 }
 
-restore_engines() { # those of the release that is gone back to; a wrong one would only be built anew
-  [ -d "$state/engines/previous" ] || return 0
-  move_engines . next
-  move_engines previous .
-  rm -rf "$state/engines/previous"
-  mv "$state/engines/next" "$state/engines/previous"
+take_engines() {
+  taken=
+  rm -rf "$engines/before"
+  if [ "$name" = "$old" ]; then
+    move_engines next .
+  else
+    [ ! -d "$engines/previous" ] || mv "$engines/previous" "$engines/before"
+    if ! diff -rq -x next -x before "$engines" "$engines/next" >/dev/null; then
+      taken=yes
+      move_engines . previous
+      move_engines next .
+    fi
+  fi
+  rm -rf "$engines/next"
+}
+
+give_back_engines() { # after a switch that failed
+  if [ -n "$taken" ]; then
+    find "$engines" -maxdepth 1 -type f -delete
+    move_engines previous .
+    rm -rf "$engines/previous"
+  fi
+  [ ! -d "$engines/before" ] || mv "$engines/before" "$engines/previous"
 }
 
 move_engines() { # FROM TO: below engines/
-  install -d -m 750 -o "$user" -g "$user" "$state/engines/$2"
-  find "$state/engines/$1" -maxdepth 1 -type f -exec mv {} "$state/engines/$2/" \;
+  install -d -m 750 -o "$user" -g "$user" "$engines/$2"
+  find "$engines/$1" -maxdepth 1 -type f -exec mv -f {} "$engines/$2/" \;
 }
 
 # --- the switch ------------------------------------------------------------------------------------------------------------
@@ -390,8 +408,7 @@ go_back() { # NAME: after a failed switch, with what was previous before it in o
     discard "$name"
     die 3 "FAILED: $failure; there is no release to go back to, the service is stopped"
   fi
-  restore_engines
-  rm -rf "$state/engines/previous" # of the release that failed
+  give_back_engines
   failed=$name
   if switch_to "$1"; then
     discard "$failed"
@@ -402,8 +419,8 @@ go_back() { # NAME: after a failed switch, with what was previous before it in o
   die 3 "FAILED: $failure; ROLLED BACK to $1, which is not healthy either: $why"
 }
 
-discard() { # NAME: a release that failed takes no room; it can be sent again
-  [ "$1" = "$(target_of current)" ] || [ "$1" = "$(target_of previous)" ] || rm -rf "${base:?}/releases/$1"
+discard() { # NAME: a release that failed takes no room if it came with this deploy; it can be sent again
+  [ -z "$fresh" ] || [ "$1" = "$(target_of current)" ] || [ "$1" = "$(target_of previous)" ] || rm -rf "${base:?}/releases/$1"
 }
 
 prune() { # all but KEEP releases, never the current or the previous one; then packages that nobody needs
@@ -420,6 +437,7 @@ prune() { # all but KEEP releases, never the current or the previous one; then p
 # --- commands ----------------------------------------------------------------------------------------------------------------
 
 do_install() { # ARCHIVE [CONFIG]
+  fresh=
   old=$(target_of current)
   older=$(target_of previous)
   unpack "$1"
@@ -439,6 +457,7 @@ do_install() { # ARCHIVE [CONFIG]
   take_engines
   if [ -n "$old" ] && [ "$old" != "$name" ]; then point previous "$old"; fi
   if switch_to "$name"; then
+    rm -rf "$engines/before"
     prune
     die 0 "DEPLOYED: $name looks at $rate frames a second"
   fi
@@ -452,6 +471,7 @@ do_install() { # ARCHIVE [CONFIG]
 }
 
 do_rollback() { # [NAME]
+  fresh=
   old=$(target_of current)
   older=$(target_of previous)
   name=${1:-$(target_of previous)}
@@ -460,9 +480,18 @@ do_rollback() { # [NAME]
   [ -e "$base/releases/$name/complete" ] ||
     die 2 "no release $name on this device; here are: $(find "$base/releases" -mindepth 1 -maxdepth 1 -printf '%f ')"
   [ "$name" != "$old" ] || unchanged
-  [ "$name" != "$older" ] || restore_engines
+  # The release before has worked here, with the engine that lies ready.
+  if [ "$name" = "$older" ] && [ -d "$engines/previous" ]; then
+    stage_engines
+  elif ! rehearse "$base/releases/$name" "$etc/edge-app.yaml"; then
+    die 2 "REFUSED: $name does not pass its rehearsal; ${old:-nothing} runs as before"
+  fi
+  take_engines
   if [ -n "$old" ]; then point previous "$old"; fi
-  if switch_to "$name"; then die 0 "ROLLED BACK to $name, which looks at $rate frames a second"; fi
+  if switch_to "$name"; then
+    rm -rf "$engines/before"
+    die 0 "ROLLED BACK to $name, which looks at $rate frames a second"
+  fi
   failure="$name: $why"
   last_words
   go_back "$old"

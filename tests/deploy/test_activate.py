@@ -48,6 +48,11 @@ echo "$(basename "$release")" >>"$STAND_INS/state/rehearsed"
 cmp -s "$release/network" "$engines/network.engine" || { cp "$release/network" "$engines/network.engine"; echo "$(basename "$release")" >>"$STAND_INS/state/built"; }
 echo "found 1 faces"
 """
+# Notes what of the configuration a power cut would leave from here on; nobody waits for a disk.
+SYNC = """#!/bin/sh
+cd "$EDGE_APP_ROOT/etc/edge-app" && grep -H . * >>"$STAND_INS/state/synced"
+exit 0
+"""
 LAID_OVER = """
 set -e
 mount -t overlay overlay -o lowerdir=/etc,upperdir={0}/upper,workdir={0}/work /etc
@@ -72,6 +77,7 @@ class Device:
         self.stand_in("journalctl", "#!/bin/sh\necho what it said last\n")
         self.stand_in("runuser", RUNUSER)
         self.stand_in("sleep", "#!/bin/sh\nexec /bin/sleep 0.05\n")
+        self.stand_in("sync", SYNC)
         (self.base / "packages/p1").mkdir(parents=True)
         (self.base / "packages/p1/complete").touch()
 
@@ -251,3 +257,80 @@ def test_of_a_running_release_the_configuration_stays_and_the_new_one_lies_besid
     device.deploy(device.release("2-B", "old"), offered(device, "camera: 2\n"))
     assert device.config.read_text() == "camera: 1\n"
     assert device.config.with_suffix(".yaml.new").read_text() == "camera: 2\n"
+
+
+# --- engines ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_release_that_fails_is_gone_back_from_with_its_engine(device):
+    for name, network in (("1-A", "old"), ("2-B", "mid")):
+        device.deploy(device.release(name, network))
+    archive = device.release("3-C", "new")
+    device.say(dying="3-C")
+    status, said = device.run("_install", archive)
+    assert status == 1 and "ROLLED BACK to 2-B" in said
+    assert (device.link("current"), device.link("previous")) == ("2-B", "1-A")
+    assert (device.engine(), device.engine("previous")) == ("mid", "old")
+
+
+def test_a_running_release_that_is_deployed_again_leaves_the_engine_of_the_one_before(device):
+    device.deploy(device.release("1-A", "old"))
+    archive = device.release("2-B", "new")
+    device.deploy(archive)
+    device.say(dying="2-B")
+    assert device.run("_install", archive)[0] == 1
+    assert (device.engine(), device.engine("previous")) == ("new", "old")
+
+
+@pytest.fixture
+def three(device):
+    """A device to which three releases with three networks came, one after the other."""
+    for name, network in (("1-A", "old"), ("2-B", "mid"), ("3-C", "new")):
+        device.deploy(device.release(name, network))
+    (device.state / "built").unlink()
+    return device
+
+
+def test_a_rollback_to_the_release_before_takes_its_engine_and_back(three):
+    assert three.run("_rollback")[0] == 0
+    assert (three.link("current"), three.engine()) == ("2-B", "mid")
+    assert three.run("_rollback")[0] == 0
+    assert (three.link("current"), three.engine()) == ("3-C", "new")
+    assert three.said("built") == []
+
+
+def test_a_rollback_to_the_release_before_that_fails_costs_no_engine(three):
+    three.say(dying="2-B")
+    status, said = three.run("_rollback")
+    assert status == 1 and "ROLLED BACK to 3-C" in said
+    assert (three.link("current"), three.link("previous")) == ("3-C", "2-B")
+    assert (three.engine(), three.engine("previous")) == ("new", "mid")
+    assert sorted(os.listdir(str(three.engines))) == ["network.engine", "previous"]
+
+
+def test_a_rollback_to_a_named_release_builds_its_engine_before_the_switch(three):
+    three.say(dying="1-A")
+    status, said = three.run("_rollback", "1-A")
+    assert status == 1 and "ROLLED BACK to 3-C" in said
+    assert three.said("built") == ["1-A"]
+    assert (three.link("current"), three.link("previous")) == ("3-C", "2-B")
+    assert (three.engine(), three.engine("previous")) == ("new", "mid")
+    assert (three.base / "releases/1-A/complete").exists(), "it was here before"
+    three.say(dying="")
+    assert three.run("_rollback", "1-A")[0] == 0
+    assert (three.engine(), three.engine("previous")) == ("old", "new")
+
+
+def test_a_rollback_to_a_release_that_does_not_work_here_is_refused(three):
+    (three.base / "releases/1-A/network").write_text("blind\n")
+    status, said = three.run("_rollback", "1-A")
+    assert status == 2 and "REFUSED: 1-A does not pass its rehearsal; 3-C runs as before" in said
+    assert three.link("current") == "3-C" and three.said("started")[-1] == "3-C"
+    assert sorted(os.listdir(str(three.engines))) == ["network.engine", "previous"]
+
+
+def test_the_release_before_is_deployed_with_the_engine_it_has(three):
+    shutil.copy(str(three.folder / "2-B.tar"), str(three.folder / "again.tar"))
+    three.deploy(three.folder / "again.tar")
+    assert (three.link("current"), three.engine(), three.engine("previous")) == ("2-B", "mid", "new")
+    assert three.said("built") == []

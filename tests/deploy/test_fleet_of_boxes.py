@@ -274,7 +274,11 @@ def test_an_engine_is_built_before_the_switch_and_goes_back_with_its_release(fle
     status, output = fleet.deploy(releases["1.6.0-builds"], box)
     assert status == 1 and result(output, box) == "rolled back", output
     assert engine() == "fifth" and current(box) == "1.5.0-builds"
-    assert box.run("ls {}".format(ENGINES)).stdout.split() == ["network.engine"]
+    assert box.run("ls {0} {0}/previous".format(ENGINES)).stdout.split()[1:] == [
+        "network.engine",
+        "previous",
+        ENGINES + "/previous:",
+    ], "1.0.0, the one before, has none"
     status, output = fleet.do("rollback", box.name)
     assert status == 0 and current(box) == "1.0.0", output
 
