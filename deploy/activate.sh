@@ -219,8 +219,9 @@ install_config() { # never over one that is somebody's; a new default goes besid
   cmp -s "$offered" "$seen" || { cp "$offered" "$seen.tmp" && chmod 600 "$seen.tmp" && mv -f "$seen.tmp" "$seen"; }
 }
 
-put_config() { # SOURCE NAME
+put_config() { # SOURCE NAME: on the disk before it has its name; a power cut would else leave an empty one
   install -m 640 -o root -g "$user" "$1" "$etc/$2.tmp"
+  sync_folder "$etc"
   mv -f "$etc/$2.tmp" "$etc/$2"
 }
 

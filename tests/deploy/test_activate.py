@@ -95,7 +95,7 @@ class Device:
     def said(self, name):
         """Lines that the stand-ins have left: of ``started``, ``rehearsed``, ``built``."""
         path = self.state / name
-        return path.read_text().split() if path.exists() else []
+        return path.read_text().splitlines() if path.exists() else []
 
     def release(self, name, network):
         """Put a release there as a deploy leaves it; the path of its archive."""
@@ -257,6 +257,19 @@ def test_of_a_running_release_the_configuration_stays_and_the_new_one_lies_besid
     device.deploy(device.release("2-B", "old"), offered(device, "camera: 2\n"))
     assert device.config.read_text() == "camera: 1\n"
     assert device.config.with_suffix(".yaml.new").read_text() == "camera: 2\n"
+
+def test_a_power_cut_leaves_no_empty_configuration(device):
+    device.deploy(device.release("1-A", "old"), offered(device, "camera: 1\n"))
+    synced = device.said("synced")
+    first = [line for line in synced if line.endswith(":camera: 1")][0]
+    assert not first.startswith("edge-app.yaml:"), "it had its name before it was on the disk"
+
+
+def test_an_empty_configuration_that_a_power_cut_has_left_counts_as_none(device):
+    device.deploy(device.release("1-A", "old"), offered(device, "camera: 1\n"))
+    device.config.write_text("")
+    device.deploy(device.release("2-B", "old"), offered(device, "camera: 1\n"))
+    assert device.config.read_text() == "camera: 1\n"
 
 
 # --- engines ------------------------------------------------------------------------------------------------------------
