@@ -46,6 +46,41 @@ class Failures:
         return len(self._times)
 
 
+class Places:
+    """For connections: so many in all, of one network only a share of them.
+
+    Whoever is on this machine has no share but the whole: its viewers may all come through a proxy, and a
+    probe must find a place. Used by several threads; each changes something in one step.
+
+    Args:
+        limit: connections at once.
+        share: of these for one network (an IPv4 address, or 64 bits of IPv6).
+    """
+
+    def __init__(self, limit: int, share: int) -> None:
+        self._limit = limit
+        self._share = share
+        self._networks: Dict[Any, str] = {}  # by connection
+
+    def take(self, connection: Any, address: str) -> bool:
+        """Whether there is a place for a connection from an IP address; it is taken then."""
+        network, taken = _network(address), list(self._networks.values())
+        if len(taken) >= self._limit:
+            return False
+        is_ours = is_loopback(address) or is_loopback(network)  # the latter: IPv4 within IPv6
+        if not is_ours and taken.count(network) >= self._share:
+            return False
+        self._networks[connection] = network
+        return True
+
+    def leave(self, connection: Any) -> None:
+        """A connection is gone, whether it had a place or not."""
+        self._networks.pop(connection, None)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+
 class Guard:
     """Checks requests; used by one thread.
 

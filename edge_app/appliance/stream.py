@@ -8,11 +8,11 @@ viewers there are, a picture is encoded once; without a viewer it is not encoded
 import logging
 import threading
 import time
-from typing import Any, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from edge_app.appliance.guard import Failures, is_loopback
+from edge_app.appliance.guard import Failures, Places, is_loopback
 from edge_app.config import RtspSettings
 from edge_app.display import Display
 from edge_app.errors import ConfigError, DisplayError
@@ -28,6 +28,8 @@ _TRY_S = 5.0  # how long an encoder may take to prove itself
 _STOP_S = 1.0  # how long stopping may take
 _FORGET_S = 2  # how often sessions of viewers that vanished are looked for
 _ROLE = "viewer"
+_LIMIT = 50  # connections at once
+_SHARE = 20  # of these for one network
 
 # How to make H.264 from raw video; the encoder is named "encoder". Of others than these nothing is
 # known but their name: they run with their own defaults. A picture is one slice: FFmpeg's client
@@ -226,7 +228,7 @@ class _Server:
     def __init__(self, gst: Any, settings: RtspSettings, encoder: str) -> None:
         self.source: Optional[_Source] = None
         self.failures = Failures()
-        self._clients: Set[int] = set()  # changed by several threads, each time in one step
+        self._clients = Places(_LIMIT, _SHARE)
         self.port = settings.port
         self._gst = gst
         self._settings = settings
@@ -253,7 +255,7 @@ class _Server:
         server.get_mount_points().add_factory(PATH, self._factory())
         if settings.password:
             server.set_auth(_auth(settings, self.failures))
-        server.connect("client-connected", self._count)
+        server.connect("client-connected", self._admit)
         try:
             listener = server.create_source(None)
         except GLib.Error as error:
@@ -349,12 +351,25 @@ class _Server:
         if self.source is opened:
             self.source = None
 
-    def _count(self, server: Any, client: Any) -> None:
-        self._clients.add(hash(client))
-        client.connect("closed", self._uncount)
+    def _admit(self, server: Any, client: Any) -> None:
+        """On the loop: somebody has connected, and is sent away if that is one too many."""
+        from gi.repository import GLib
 
-    def _uncount(self, client: Any) -> None:
-        self._clients.discard(hash(client))
+        if self._clients.take(hash(client), client.get_connection().get_ip() or ""):
+            client.connect("closed", self._left)
+            return
+        # The server has not yet made it its own and would stumble over a closed one; right afterwards,
+        # before the next one is let in, it can be closed.
+        closing = GLib.Idle(GLib.PRIORITY_HIGH)
+        closing.set_callback(self._send_away, client)
+        closing.attach(self._context)
+
+    def _send_away(self, client: Any) -> bool:
+        client.close()
+        return False
+
+    def _left(self, client: Any) -> None:
+        self._clients.leave(hash(client))
 
     def _forget(self, *unused: Any) -> bool:
         """End the sessions of viewers that vanished without a word."""

@@ -3,7 +3,7 @@
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from edge_app.appliance.guard import COOKIE, FAILURES, FAILURES_S, Guard, is_loopback
+from edge_app.appliance.guard import COOKIE, FAILURES, FAILURES_S, Guard, Places, is_loopback
 
 TOKEN = "correct horse battery staple"
 
@@ -126,3 +126,22 @@ def test_on_loopback_another_name_is_refused(host):
 def test_what_loopback_is():
     assert all(is_loopback(name) for name in ("localhost", "127.0.0.1", "127.9.9.9", "::1"))
     assert not any(is_loopback(name) for name in ("0.0.0.0", "::", "192.168.0.1", "", "nano"))
+
+
+def test_there_are_so_many_places_and_of_one_network_only_its_share():
+    places = Places(limit=5, share=2)
+    assert [places.take(n, "192.0.2.1") for n in range(3)] == [True, True, False]
+    assert [places.take(n, "2001:db8::{}".format(n)) for n in range(3, 6)] == [True, True, False]
+    assert places.take(6, "192.0.2.2") and len(places) == 5
+    assert not places.take(7, "192.0.2.3"), "all are taken"
+    places.leave(6)
+    places.leave(6)
+    assert not places.take(8, "::ffff:192.0.2.1"), "the share is still taken"
+    places.leave(0)
+    assert places.take(9, "::ffff:192.0.2.1") and len(places) == 4
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_whoever_is_on_this_machine_has_no_share_but_the_whole(address):
+    places = Places(limit=5, share=2)
+    assert [places.take(n, address) for n in range(6)] == [True] * 5 + [False]

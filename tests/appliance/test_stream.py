@@ -17,6 +17,7 @@ from pictures import FACE, Shower, picture
 from ports import free_port
 from waiting import until
 
+from edge_app.appliance import guard
 from edge_app.appliance import stream as module
 from edge_app.appliance.guard import FAILURES
 from edge_app.appliance.stream import RtspDisplay
@@ -242,6 +243,54 @@ def test_a_viewer_that_vanishes_is_forgotten():
         until(lambda: display.viewers == 1 and server.source is not None)
         connection.close()
         until(lambda: display.viewers == 0 and server.source is None)
+
+
+def is_open(connection):
+    """Whether the server has not hung up yet; what it has sent is taken."""
+    connection.setblocking(False)
+    try:
+        return bool(connection.recv(4096))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def test_connections_beyond_the_limit_are_closed_and_viewers_stay():
+    limit, viewers = module._LIMIT, []
+
+    def has_settled():
+        viewers.append(display.viewers)
+        return sum(map(is_open, crowd)) == limit - 1
+
+    with RtspDisplay(settings(password="s3cret")) as display, Shower(display):
+        port = display._server.port
+        place = "127.0.0.1:{}/faces".format(port)
+        with viewer("rtsp://edge-app:s3cret@" + place) as camera:
+            read(camera, 3)
+            before = len(os.listdir("/proc/self/fd"))
+            crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(4 * limit)]
+            until(has_settled)
+            assert max(viewers) == limit
+            until(lambda: len(os.listdir("/proc/self/fd")) - before <= len(crowd) + limit)
+            read(camera, 10)
+            for connection in crowd:
+                connection.close()
+            until(lambda: display.viewers == 1)
+        with viewer("rtsp://edge-app:s3cret@" + place) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
+
+
+def test_one_network_cannot_take_all_connections(monkeypatch):
+    with RtspDisplay(settings(host="0.0.0.0", password="s3cret")) as display:
+        port = display._server.port
+        monkeypatch.setattr(guard, "is_loopback", lambda host: False)
+        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * module._SHARE)]
+        until(lambda: sum(map(is_open, crowd)) == module._SHARE)
+        other = socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0))
+        assert describe(other, "127.0.0.1:{}/faces".format(port)).startswith("RTSP/1.0 401")
+        for connection in crowd + [other]:
+            connection.close()
 
 
 @pytest.mark.parametrize("size_wh", [(641, 361), (353, 289), (322, 242)])
