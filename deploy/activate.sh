@@ -52,11 +52,11 @@ has_packages() { [ -e "$base/packages/$1/complete" ]; }
 
 source_of() { # SUM PATH: a file of a release that is here and has this content
   for found in "$base"/packages/*/.wheels/"$1"; do
-    [ ! -e "$found" ] || { say "$found" && return; }
+    [ ! -e "$found" ] || [ ! -e "${found%/.wheels/*}/complete" ] || { say "$found" && return; }
   done
   for manifest in "$base"/releases/*/manifest; do
     found=$(dirname "$manifest")/$2
-    if [ -e "$found" ] && grep -qxF "$1  $2" "$manifest"; then say "$found" && return; fi
+    if [ -e "$found" ] && [ -e "$(dirname "$manifest")/complete" ] && grep -qxF "$1  $2" "$manifest"; then say "$found" && return; fi
   done
 }
 
@@ -66,9 +66,22 @@ needed_kib() { # CARD
   say "$needed"
 }
 
+leftovers() { # of deploys that were cut, one path a line; nothing that the current or the previous release needs
+  kept=$(for link in current previous; do target_of $link && card "$base/$link/release" packages; done 2>/dev/null || true)
+  for place in "$base"/releases/.partial "$base"/releases/* "$base"/packages/*; do
+    [ -d "$place" ] && [ ! -e "$place/complete" ] || continue
+    say "$kept" | grep -qxF "${place##*/}" || say "$place"
+  done
+  for place in "$engines/next" "$engines/before"; do [ ! -d "$place" ] || say "$place"; done
+}
+
+clear_leftovers() { # by who holds the lock
+  leftovers | while read -r place; do rm -rf "$place"; done
+}
+
 check_space() { # CARD
   needed=$(($(needed_kib "$1") + spare_kib))
-  free=$(free_kib "$base")
+  free=$(($(free_kib "$base") + $(leftovers | tr '\n' '\0' | du -sck --files0-from=- 2>/dev/null | awk 'END { print $1 + 0 }')))
   [ "$free" -ge "$needed" ] ||
     die 2 "the disk is too full: $((free / 1024)) MB are free on $base, $((needed / 1024)) MB are needed"
 }
@@ -441,6 +454,7 @@ do_install() { # ARCHIVE [CONFIG]
   fresh=
   old=$(target_of current)
   older=$(target_of previous)
+  clear_leftovers
   unpack "$1"
   prepare_device
   choose_config "$release" "${2:-}"

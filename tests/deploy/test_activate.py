@@ -347,3 +347,61 @@ def test_the_release_before_is_deployed_with_the_engine_it_has(three):
     three.deploy(three.folder / "again.tar")
     assert (three.link("current"), three.engine(), three.engine("previous")) == ("2-B", "mid", "new")
     assert three.said("built") == []
+
+
+# --- what a deploy that was cut leaves behind ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def littered(device):
+    """A device with a running release, and what cuts at several moments have left; 12 MB are free."""
+    archive = device.release("1-A", "old")
+    device.deploy(archive)
+    device.release("0-half", "old")
+    (device.base / "releases/0-half/complete").unlink()
+    for place in ("releases/.partial/wheels", "packages/p2/.wheels"):
+        (device.base / place).mkdir(parents=True)
+    (device.engines / "next").mkdir()
+    litter = ["releases/.partial/wheels/x", "packages/p2/.wheels/y", "releases/0-half/z"]
+    for path in [device.base / one for one in litter] + [device.engines / "next/e"]:
+        path.write_bytes(bytes(8 << 20))
+    device.stand_in("df", "#!/bin/sh\necho Head\necho disk 1 1 $((12 * 1024)) 1% /\n")
+    return device
+
+
+def needs_megabytes(device, name, number):
+    """Let the card of a release ask for so much room, besides the 64 MB that stay free; its path."""
+    card = device.base / "releases" / name / "release"
+    card.write_text(card.read_text().replace("kib=10\n", "kib={}\n".format(number * 1024), 1))
+    copy = device.folder / "card"
+    shutil.copy(str(card), str(copy))
+    return copy
+
+
+@pytest.mark.parametrize("megabytes, status", [(-29, 0), (-15, 2)])
+def test_what_was_left_behind_counts_as_free(littered, megabytes, status):
+    """Of 12 MB and four times 8 MB, 35 and 49 are asked for."""
+    littered.release("2-B", "old")
+    card = needs_megabytes(littered, "2-B", megabytes)
+    shutil.rmtree(str(littered.base / "releases/2-B"))
+    done = littered.run("missing", littered.base / "releases/1-A/manifest", card)
+    assert done[0] == status, done
+    assert (littered.base / "releases/0-half").exists(), "only who holds the lock removes anything"
+
+
+def test_what_was_left_behind_is_removed_by_the_next_deploy(littered):
+    littered.deploy(littered.folder / "1-A.tar")
+    assert sorted(os.listdir(str(littered.base / "releases"))) == ["1-A"]
+    assert os.listdir(str(littered.base / "packages")) == ["p1"]
+    assert sorted(os.listdir(str(littered.engines))) == ["network.engine", "previous"]
+
+
+def test_nothing_is_taken_from_what_was_left_behind(littered):
+    """It will be gone when what must not be missing is unpacked."""
+    manifest = littered.folder / "manifest"
+    litter = littered.base / "releases/0-half/network"
+    shutil.copy(str(littered.base / "releases/0-half/manifest"), str(manifest))
+    littered.stand_in("df", "#!/bin/sh\nexec /bin/df \"$@\"\n")
+    shutil.rmtree(str(littered.base / "releases/1-A"))
+    status, said = littered.run("missing", manifest, littered.base / "releases/0-half/release")
+    assert status == 0 and "network" in said.split() and litter.exists(), said

@@ -202,6 +202,7 @@ def test_what_another_release_has_does_not_travel(fitting):
     (other / "engines").mkdir(parents=True)
     for name in ("manifest", "engines/ssd_mobilenet_v2.onnx"):
         (other / name).write_bytes((tree / name).read_bytes())
+    (other / "complete").touch()
     said = activate(root, "missing", tree / "manifest", tree / "release")
     assert "engines/ssd_mobilenet_v2.onnx" not in said.stdout.split()
     assert "engines/ssd_mobilenet_v2.json" in said.stdout.split()
