@@ -40,6 +40,7 @@ die() { # STATUS WORDS...
 card() { sed -n "s/^$2=//p" "$1" | head -n 1; } # CARD KEY
 target_of() { readlink "$base/$1" 2>/dev/null | sed 's|^releases/||' || true; }
 show() { systemctl show --value -p "$1" "$unit" 2>/dev/null || true; }
+now_s() { cut -d. -f1 /proc/uptime; } # the wall clock may be set meanwhile, by months on a device without a battery
 free_kib() { # FOLDER: of the file system it is, or will be, on
   folder=$1
   while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
@@ -350,10 +351,10 @@ switch_to() { # NAME: units, links, restart; true when it is healthy
 
 healthy() { # first frame within START_S, then frames at RATE_HZ for HEALTH_S; sets why and rate
   why='' rate=''
-  deadline=$(($(date +%s) + START_S))
+  deadline=$(($(now_s) + START_S))
   while [ "$(show ActiveState)" != active ] || has_job; do
     died && return 1
-    [ "$(date +%s)" -lt "$deadline" ] || { why="no frame within $START_S s: $(show StatusText)" && return 1; }
+    [ "$(now_s)" -lt "$deadline" ] || { why="no frame within $START_S s: $(show StatusText)" && return 1; }
     sleep 0.5
   done
   first=$(show StatusText) # of one frame; it says nothing of a rate
@@ -374,9 +375,9 @@ healthy() { # first frame within START_S, then frames at RATE_HZ for HEALTH_S; s
 }
 
 runs() { # whether what is current runs, or does all it can without a camera; a start that is under way gets START_S
-  deadline=$(($(date +%s) + START_S))
+  deadline=$(($(now_s) + START_S))
   until [ "$(show ActiveState)" = active ] || waits_for_camera; do
-    ! died && [ "$(date +%s)" -lt "$deadline" ] || return 1
+    ! died && [ "$(now_s)" -lt "$deadline" ] || return 1
     sleep 0.5
   done
 }

@@ -405,3 +405,16 @@ def test_nothing_is_taken_from_what_was_left_behind(littered):
     shutil.rmtree(str(littered.base / "releases/1-A"))
     status, said = littered.run("missing", manifest, littered.base / "releases/0-half/release")
     assert status == 0 and "network" in said.split() and litter.exists(), said
+
+
+# --- clocks ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_set_meanwhile_does_not_end_the_start_of_a_release(device):
+    """As by the time server, minutes after a Nano without a battery has booted."""
+    asked = 'when=now; if [ "$1" = +%s ]; then [ ! -e "$STAND_INS/asked" ] || when=tomorrow; : >"$STAND_INS/asked"; fi'
+    device.stand_in("date", '#!/bin/sh\n' + asked + '\nexec /bin/date -d $when "$@"\n')
+    archive = device.release("1-A", "old")
+    device.say(waiting="1-A")
+    device.stand_in("sleep", '#!/bin/sh\n: >"$STAND_INS/state/waiting"\nexec /bin/sleep 0.05\n')
+    device.deploy(archive, START_S="20")
