@@ -1,16 +1,21 @@
 """What strangers may cost: how many connections there are, how long one is silent, how much it sends.
 
 aiohttp bounds the size of one request, but neither the number of connections nor the time that half a
-request may take; and every connection is a file descriptor that the camera needs as well.
+request may take, nor, for Python 3.6, how many requests wait for their answer; and every connection is a
+file descriptor that the camera needs as well.
 """
 
 import asyncio
 import logging
+import re
 from typing import Any, Callable, Dict, Optional, Set
 
 LIMIT = 250  # connections at once
 SILENT_S = 20.0  # without a complete request, or with an answer that nobody fetches
 BURST_BYTES, RATE_BYTES_S = 64 << 10, 16 << 10  # what one may send at once, and for ever
+WAITING = 32  # requests sent without waiting for their answers; browsers send one at a time
+
+_BLANK_LINE = re.compile(rb"\n\r?\n")  # ends a request's head
 
 
 class Connections:
@@ -44,8 +49,9 @@ class Connections:
         return len(self._streams)
 
     def heard(self, transport: Any) -> None:
-        """A complete request has come."""
+        """A complete request has come, and is being answered now."""
         if transport in self._open:
+            self._open[transport].answered()
             self._open[transport].expire_in(self._silent_s)
 
     def streaming(self, transport: Any, is_streaming: bool) -> None:
@@ -55,7 +61,8 @@ class Connections:
             self._open[transport].expire_in(None)
         else:
             self._streams.discard(transport)
-            self.heard(transport)
+            if transport in self._open:
+                self._open[transport].expire_in(self._silent_s)
 
     def abort(self) -> None:
         """Cut all off."""
@@ -69,7 +76,7 @@ class Connections:
             asyncio.get_event_loop().call_soon(connection.transport.abort)
             return asyncio.Protocol()
         self._open[connection.transport] = connection
-        self.heard(connection.transport)
+        connection.expire_in(self._silent_s)
         return self._make_protocol()
 
     def closed(self, transport: Any) -> None:
@@ -88,6 +95,12 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_event_loop()
         self._expiry: Optional[asyncio.TimerHandle] = None
         self._credit_bytes, self._credited_at = float(BURST_BYTES), self._loop.time()
+        self._waiting = 0  # requests that nobody has begun to answer
+        self._line_end = b""  # what came last, if a blank line may have begun with it
+
+    def answered(self) -> None:
+        """A request waits no longer."""
+        self._waiting = max(0, self._waiting - 1)
 
     def expire_in(self, seconds: Optional[float]) -> None:
         """Cut the connection off then; ``None``: never."""
@@ -107,10 +120,19 @@ class _Connection(asyncio.Protocol):
         self._credit_bytes += (now - self._credited_at) * RATE_BYTES_S
         self._credit_bytes = min(self._credit_bytes, BURST_BYTES) - len(data)
         self._credited_at = now
-        if self._credit_bytes < 0:
+        self._waiting += self._blank_lines(data)
+        if self._credit_bytes < 0 or self._waiting > WAITING:
             self.transport.abort()
             return
         self._handler.data_received(data)
+
+    def _blank_lines(self, data: bytes) -> int:
+        """How many there are: at least as many as requests; nobody needs one with lines in its body."""
+        seen, end, count = self._line_end + data, 0, 0
+        for found in _BLANK_LINE.finditer(seen):
+            end, count = found.end(), count + 1
+        self._line_end = seen[max(end, len(seen) - 2) :]
+        return count
 
     def eof_received(self) -> Optional[bool]:
         return self._handler.eof_received()  # type: ignore[no-any-return]

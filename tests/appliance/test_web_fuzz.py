@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import threading
+from contextlib import suppress
 
 import pytest
 from pictures import Shower
@@ -19,7 +20,7 @@ from waiting import until
 from webclient import first_jpeg, get, open_stream, open_web
 
 from edge_app.appliance import server
-from edge_app.appliance.connections import BURST_BYTES, LIMIT
+from edge_app.appliance.connections import BURST_BYTES, LIMIT, WAITING
 from edge_app.appliance.metrics import Metrics
 
 SEED = int(os.environ.get("EDGE_APP_SEED", "20261122"))
@@ -267,11 +268,59 @@ def test_half_a_request_is_not_waited_for_for_ever(monkeypatch):
 
 def test_who_sends_without_end_is_cut_off(display):
     with connect(display) as connection:
-        flood = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n")
+        flood = b"x" * 4096
         with pytest.raises(OSError):
             for _ in range(1000 * BURST_BYTES // len(flood)):  # more than kernels hold
                 connection.sendall(flood)
     assert get(display.url + "/api/status")[0] == 200
+
+
+def answers(connection):
+    """How many come until the server hangs up, or says nothing for half a second."""
+    data = b""
+    connection.settimeout(0.5)
+    try:
+        while True:
+            more = connection.recv(1 << 16)
+            if not more:
+                return data.count(b"HTTP/1.1 200"), True
+            data += more
+    except socket.timeout:
+        return data.count(b"HTTP/1.1 200"), False
+    except ConnectionError:
+        return data.count(b"HTTP/1.1 200"), True
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_requests_that_do_not_wait_for_answers_are_answered_up_to_a_limit(display, line_end):
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(display) as connection:
+        for _ in range(3):
+            connection.sendall(one * WAITING)
+            heard = 0
+            while heard < WAITING:
+                heard += connection.recv(1 << 16).count(b"HTTP/1.1 200")
+        connection.sendall((one * (WAITING + 1)).replace(b"\r\n", line_end))
+        assert answers(connection) == (0, True)
+    with connect(display) as connection:
+        connection.sendall(one * WAITING)
+        assert answers(connection) == (WAITING, False)
+
+
+def test_requests_behind_one_that_takes_long_are_not_kept_without_end(display):
+    with connect(display) as connection:
+        connection.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        first_jpeg(connection)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with pytest.raises(ConnectionError):
+            for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000:
+                connection.sendall(bytes([byte]))
+                connection.setblocking(False)
+                with suppress(BlockingIOError):
+                    if not connection.recv(1 << 20):
+                        raise ConnectionError("cut off")
+                connection.setblocking(True)
 
 
 def test_a_viewer_that_leaves_while_there_are_no_pictures_is_forgotten():
