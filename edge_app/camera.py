@@ -23,7 +23,6 @@ __all__ = [
     "lasting_source",
     "open_camera",
     "usb_cameras",
-    "without_password",
 ]
 
 log = logging.getLogger(__name__)
@@ -64,9 +63,7 @@ def open_camera(settings: CameraSettings) -> Camera:
     }
     if scheme not in makers:
         raise ConfigError(
-            "camera.source: unknown kind {}:// in {}; known are {}".format(
-                scheme, without_password(uri), KNOWN
-            )
+            "camera.source: unknown kind {}:// in {}; known are {}".format(scheme, uri, KNOWN)
         )
     return makers[scheme]()
 
@@ -143,12 +140,6 @@ def usb_cameras(root: str = "/") -> str:
     return "there are " + ", ".join(devices)
 
 
-def without_password(uri: str) -> str:
-    """The URI with its password replaced, for messages; many cameras want it behind the path."""
-    uri = re.sub(r"(://[^:@/]*:)[^/]*@", r"\1***@", uri)
-    return re.sub(r"(?i)((?:pass(?:w(?:or)?d)?|pwd|token|secret)=)[^&\s\"']+", r"\1***", uri)
-
-
 def _devices(root: str) -> List[str]:
     names = _names(os.path.join(root, "dev"))
     numbers = sorted(int(name[5:]) for name in names if re.match(r"video\d+$", name))
@@ -194,9 +185,7 @@ def _device(path: str, settings: CameraSettings, jetson: bool) -> Camera:
 
 
 def _network(uri: str, settings: CameraSettings, jetson: bool) -> Camera:
-    return GStreamerCamera(
-        without_password(uri), launch.rtsp(uri, settings, jetson), settings.timeout_s
-    )
+    return GStreamerCamera(uri, launch.rtsp(uri, settings, jetson), settings.timeout_s)
 
 
 def _file(path: str, settings: CameraSettings, jetson: bool) -> Camera:

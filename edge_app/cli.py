@@ -17,6 +17,7 @@ from edge_app import __version__, config
 from edge_app.appliance import logs
 from edge_app.arguments import parse
 from edge_app.errors import DetectorError, DisplayError, EdgeAppError, EndOfStream
+from edge_app.passwords import hide
 
 if TYPE_CHECKING:  # NumPy comes with them: half a second, or what `check` is there to tell of
     from edge_app.camera import Camera
@@ -198,16 +199,14 @@ def bench(options: argparse.Namespace) -> int:
 
 def show_config(options: argparse.Namespace) -> int:
     """Print the settings in force, as YAML, and where each came from."""
-    from edge_app.camera import without_password
-
     loaded = _settings(options)
     section = ""
     for path, value in config.flatten(loaded.settings):
         if path.split(".")[0] != section:
             section = path.split(".")[0]
             print("{}:".format(section))
+        value = hide(value) if isinstance(value, str) else value
         shown = "(set, not shown)" if path in config.SECRETS and value else json.dumps(value)
-        shown = without_password(shown)
         line = "  {}: {}".format(path.split(".")[1], shown)
         print("{:<48}# {}".format(line, loaded.origins.get(path, "default")))
     return 0
@@ -314,14 +313,13 @@ class _Appliance:
         """The camera with what looks after it."""
         from edge_app.appliance.power import PacedCamera
         from edge_app.appliance.recovery import DaemonRestart, RecoveringCamera
-        from edge_app.camera import is_jetson, without_password
+        from edge_app.camera import is_jetson
 
         settings = self._settings
         if self.recovers:
             restart = DaemonRestart(settings.recovery.daemon_restarts)
-            name = without_password(settings.camera.source)
             camera: Camera = RecoveringCamera(
-                make, settings.recovery, self._status, restart, name
+                make, settings.recovery, self._status, restart, settings.camera.source
             )
         else:
             camera = make()

@@ -13,11 +13,19 @@ A message says what happened, where, and what to do. The numbers are those of sy
 systemd can tell a wrong configuration (78, not retried) from a dead camera (69, retried).
 """
 
+from edge_app.passwords import hide
+
 
 class EdgeAppError(Exception):
-    """Base of all deliberate errors. ``exit_status`` is what the command line returns for it."""
+    """Base of all deliberate errors. ``exit_status`` is what the command line returns for it.
+
+    Its text goes to screens, logs and the page: passwords in it are hidden.
+    """
 
     exit_status = 70
+
+    def __str__(self) -> str:
+        return hide(super().__str__())
 
 
 class ConfigError(EdgeAppError, ValueError):

@@ -12,6 +12,7 @@ import numpy as np
 from edge_app.errors import CameraError, EndOfStream, ImageError
 from edge_app.frames import Frame
 from edge_app.launch import Launch, missing_element
+from edge_app.passwords import hide
 from edge_app.source import Camera
 
 log = logging.getLogger(__name__)
@@ -175,10 +176,10 @@ class GStreamerCamera(Camera):
         while message is not None:
             if message.type == kinds.ERROR:
                 error, details = message.parse_error()
-                log.debug("%s: %s (%s)", self.name, error.message, details)
+                log.debug("%s: %s (%s)", self.name, hide(error.message), hide(details or ""))
                 self._failure = self._failure or (error.message, self._advice(error))
             else:
-                log.warning("%s: %s", self.name, message.parse_warning()[0].message)
+                log.warning("%s: %s", self.name, hide(message.parse_warning()[0].message))
             message = self._bus.timed_pop_filtered(0, wanted)
 
     def _advice(self, error: Any) -> str:

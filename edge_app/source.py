@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Optional, Type
 
 from edge_app.frames import Frame
+from edge_app.passwords import hide
 
 
 def is_utf_8(path: str) -> bool:
@@ -19,7 +20,7 @@ class Camera:
     """A source of frames: opened, read and closed by one thread, by ``with``; may be opened again.
 
     Args:
-        name: its URI without passwords, for messages.
+        name: its URI, for messages; passwords are hidden here.
         live: frames that nobody takes are dropped and counted; files wait instead.
         related: a frame shows what the one before it showed, a moment later; those of a folder do not.
 
@@ -30,7 +31,7 @@ class Camera:
     """
 
     def __init__(self, name: str, live: bool, related: bool = True) -> None:
-        self.name = name
+        self.name = hide(name)
         self.live = live
         self.related = related
         self.dropped = 0

@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Sequence
 from urllib.parse import quote, unquote
 
 from edge_app import __version__, config
@@ -26,10 +26,10 @@ from edge_app.appliance.probe import command
 from edge_app.config import LoadedSettings
 from edge_app.errors import DisplayError
 from edge_app.nvidia.cache import files_of
+from edge_app.passwords import HIDDEN, hide, logins
 
 log = logging.getLogger(__name__)
 
-HIDDEN = "***"
 _LINES = 200  # of each log
 _COMMAND_S = 20.0
 _PAGE_S, _PAGE_BYTES = 3.0, 1 << 20  # how long the page may take, and how much it may say
@@ -51,18 +51,6 @@ _KERNEL = re.compile(
     r"|killed process|thermal|throttl|over-?current|under-?voltage|oc alarm|segfault|illegal instr",
     re.IGNORECASE,
 )
-_PATTERNS = (  # what looks like a secret, whoever wrote it
-    (re.compile(r"(?<=://)[^/\s@\"']+@"), HIDDEN + "@"),
-    (re.compile(r"(?im)^(.*\b(?:authorization|cookie)\b[\"']?\s*[:=]).*$"), r"\1 " + HIDDEN),
-    (
-        re.compile(
-            r"(?i)((?:token|passw(?:or)?d|\bpass|passphrase|secret|user-pw|api[_-]?key|pwd)"
-            r"[\"']?\s*[:=]\s*[\"']?)"
-            r"[^\s\"',;&]+"
-        ),
-        r"\1" + HIDDEN,
-    ),
-)
 
 
 class Secrets:
@@ -81,7 +69,7 @@ class Secrets:
                 found.add(value)
             elif "password_file" in path:
                 found.update(_lines_of(value))
-            for user, password in _logins(value):
+            for user, password in logins(value):
                 found.update((password, unquote(password)))
                 pair = "{}:{}".format(unquote(user), unquote(password))
                 found.add(base64.b64encode(pair.encode("utf-8")).decode("ascii"))
@@ -96,9 +84,7 @@ class Secrets:
         """The text without them, and without what looks like one."""
         for value in self._values:
             text = text.replace(value, HIDDEN)
-        for pattern, replacement in _PATTERNS:
-            text = pattern.sub(replacement, text)
-        return text
+        return hide(text)
 
 
 def is_secret(path: str) -> bool:
@@ -112,11 +98,6 @@ def _lines_of(path: str) -> List[str]:
             return [line.strip() for line in file if line.strip()]
     except OSError:
         return []  # what we cannot read, no log of ours holds either
-
-
-def _logins(text: str) -> List[Tuple[str, str]]:
-    """User and password of every URI in a setting."""
-    return re.findall(r"://([^:@/\s]*):([^/\s]*)@", text)
 
 
 class Part(NamedTuple):
@@ -235,6 +216,7 @@ def _settings(loaded: LoadedSettings) -> str:
         if path.split(".")[0] != section:
             section = path.split(".")[0]
             lines.append("{}:".format(section))
+        value = hide(value) if isinstance(value, str) else value
         shown = HIDDEN if value and is_secret(path) else json.dumps(value)
         line = "  {}: {}".format(path.split(".")[1], shown)
         lines.append("{:<48}# {}".format(line, loaded.origins.get(path, "default")))

@@ -11,7 +11,7 @@ from edge_app.appliance.cures import program
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
 from edge_app.appliance.machine import SERVICE_USER, Machine, Process
 from edge_app.appliance.probe import ask
-from edge_app.camera import find_camera, without_password
+from edge_app.camera import find_camera
 from edge_app.config import LoadedSettings
 from edge_app.gstreamer import PACKAGES
 from edge_app.images import ENDINGS
@@ -74,7 +74,7 @@ def gstreamer(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     if kind == "csi" and not machine.is_jetson:
         return [not_needed("GStreamer", "first the camera, see below")]
     if kind in ("test", "jetson") or (kind == "file" and _is_images(machine.path(source))):
-        return [not_needed("GStreamer", "{} does without".format(without_password(source)))]
+        return [not_needed("GStreamer", "{} does without".format(source))]
     wanted = _elements(source, loaded, machine)
     probed = ask("gstreamer", sorted(wanted | set(_H264)))
     install = "sudo apt install " + PACKAGES
@@ -128,7 +128,7 @@ def daemon(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     source = source_of(loaded, machine)
     kind = kind_of(source)
     if kind != "csi" and not source.startswith("jetson:csi"):
-        return [not_needed("CSI camera", "the source is {}".format(without_password(source)))]
+        return [not_needed("CSI camera", "the source is {}".format(source))]
     if not machine.is_jetson:
         text = "{} is a Jetson's camera, and this is none; what there is: {}".format(
             source, find_camera(machine.root)
@@ -188,15 +188,18 @@ def _usb(device: str, machine: Machine) -> Finding:
 
 def _reachable(source: str) -> Finding:
     """A plain connection and nothing else: a camera that is in use does not notice."""
-    shown = without_password(source)
     try:
         parts = urlsplit(source)
         host, port = parts.hostname or "", parts.port or _RTSP_PORTS[parts.scheme]
+    except ValueError:  # whose words may be half of a password
+        text = "{} is no address. In a password write / as %2F, @ as %40, # as %23".format(source)
+        return failure("camera", text, program("run --source rtsp://USER:PASSWORD@HOST/PATH"))
+    try:
         socket.create_connection((host, port), _REACHED_S).close()
-    except (OSError, ValueError) as error:
-        text = "{} cannot be reached: {}".format(shown, error)
+    except OSError as error:
+        text = "{} cannot be reached: {}".format(source, error)
         return failure("camera", text, "ping -c 3 {}".format(urlsplit(source).hostname))
-    return ok("camera", "{}: {} answers at port {}".format(shown, host, port))
+    return ok("camera", "{}: {} answers at port {}".format(source, host, port))
 
 
 def _is_images(path: str) -> bool:
@@ -221,7 +224,7 @@ def owner(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     source = source_of(loaded, machine)
     kind = kind_of(source)
     if kind not in ("csi", "v4l2", "jetson"):
-        return [not_needed("camera's owner", "the source is {}".format(without_password(source)))]
+        return [not_needed("camera's owner", "the source is {}".format(source))]
     users = _users_of(machine, _device(source) if kind == "v4l2" else None)
     hidden = "" if os.geteuid() == 0 else " (other users' programs are seen as root only)"
     if not users:

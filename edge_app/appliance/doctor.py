@@ -22,6 +22,7 @@ from edge_app.appliance.finding import FAILURE, Finding, warning
 from edge_app.appliance.machine import Machine
 from edge_app.appliance.report import as_dict, table
 from edge_app.config import LoadedSettings
+from edge_app.passwords import hide
 
 Check = Callable[[LoadedSettings, Machine], List[Finding]]
 
@@ -127,7 +128,7 @@ def run_checks(
 def _bounded(
     one: Check, loaded: LoadedSettings, machine: Machine, limit_s: float = LIMIT_S
 ) -> List[Finding]:
-    """What a check finds; one that fails or hangs is a finding too."""
+    """What a check finds, without passwords; one that fails or hangs is a finding too."""
     found: List[List[Finding]] = []
     name = one.__name__.replace("_", " ")
 
@@ -142,7 +143,7 @@ def _bounded(
     thread.start()
     thread.join(limit_s)
     if found:
-        return found[0]
+        return [finding._replace(seen=hide(finding.seen)) for finding in found[0]]
     text = "no answer within {:g} s: a disk, a network or a driver hangs".format(limit_s)
     return [warning(name, text, "sudo dmesg | tail -30")]
 
