@@ -70,7 +70,7 @@ needed_kib() { # CARD
 leftovers() { # of deploys that were cut, one path a line; nothing that the current or the previous release needs
   kept=$(for link in current previous; do target_of $link && card "$base/$link/release" packages; done 2>/dev/null || true)
   for place in "$base"/releases/.partial "$base"/releases/* "$base"/packages/*; do
-    [ -d "$place" ] && [ ! -e "$place/complete" ] || continue
+    if [ ! -d "$place" ] || [ -e "$place/complete" ]; then continue; fi
     say "$kept" | grep -qxF "${place##*/}" || say "$place"
   done
   for place in "$engines/next" "$engines/before"; do [ ! -d "$place" ] || say "$place"; done
@@ -128,7 +128,6 @@ unpack() { # ARCHIVE: sets name, packages and release, and fresh where it was no
   same=
   if [ -e "$release/complete" ] && cmp -s "$scratch/manifest" "$release/manifest"; then same=yes; fi
   [ -n "$same" ] || check_space "$scratch/release"
-  rm -rf "$scratch"
   [ -z "$same" ] || return 0
   fresh=yes
   [ "$name" != "$(target_of current)" ] || die 2 "$name runs here with other content; give the new release a name of its own"
@@ -340,6 +339,7 @@ point() { # LINK NAME: by rename, so that there always is one
 }
 
 switch_to() { # NAME: units, links, restart; true when it is healthy
+  switching=yes
   install_units "$base/releases/$1"
   point current "$1"
   sync_folder "$base"
@@ -540,7 +540,16 @@ detached() { # COMMAND ARGUMENTS...
   exit "$result"
 }
 
+scratch='' switching=''
+at_the_end() { # what ended without a word of ours, as for want of room, has changed nothing unless the switch had begun
+  status=$?
+  [ -z "$scratch" ] || rm -rf "$scratch"
+  case $status in 0 | 2 | 75) return ;; esac
+  [ -n "$switching" ] || die 2 "REFUSED: it ended before the switch, for the reason above (status $status); nothing was changed"
+}
+
 alone() { # go on as the only deploy on this device
+  trap at_the_end EXIT
   exec 9>>"$lock"
   flock -n 9 || die 75 "another deploy is at work on this device ($(cat "$lock" 2>/dev/null)); try again when it is done"
   printf 'since %s, process %s\n' "$(date '+%H:%M:%S')" $$ >"$lock"

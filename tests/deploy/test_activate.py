@@ -418,3 +418,23 @@ def test_a_clock_that_is_set_meanwhile_does_not_end_the_start_of_a_release(devic
     device.say(waiting="1-A")
     device.stand_in("sleep", '#!/bin/sh\n: >"$STAND_INS/state/waiting"\nexec /bin/sleep 0.05\n')
     device.deploy(archive, START_S="20")
+
+
+# --- ends that nobody foresaw -------------------------------------------------------------------------------------------------
+
+
+def test_an_end_before_the_switch_is_a_refusal_and_leaves_nothing(device):
+    archive = device.release("1-A", "old")
+    device.stand_in("usermod", "#!/bin/sh\necho usermod: cannot lock /etc/group\nexit 10\n")
+    status, said = device.run("_install", archive)
+    assert status == 2 and "usermod: cannot lock /etc/group" in said
+    assert said.splitlines()[-1].startswith("REFUSED: it ended before the switch")
+    assert not device.link("current") and not list(device.folder.glob("tmp.*"))
+
+
+def test_what_is_no_release_leaves_nothing_either(device):
+    path = device.folder / "1-A.tar"
+    path.write_bytes(b"no archive")
+    status, said = device.run("_install", path)
+    assert (status, said.strip()) == (2, "{} is not a release: it has no manifest".format(path))
+    assert not list(device.folder.glob("tmp.*"))
