@@ -171,6 +171,7 @@ def make(wanted: Wanted) -> None:
         with mounted(half_made, app) as folder:
             system = System(folder)
             check_system(system)
+            check_names(system, wanted.user)
             check_release(system, release)
             check_room(folder, os.path.getsize(release.path))
             check_license(system, wanted.license_accepted)
@@ -252,6 +253,18 @@ def check_user(name: str) -> None:
                 name
             )
         )
+
+
+def check_names(system: System, user: str) -> None:
+    """Refuse a user whose name the image has for itself: useradd would fail there, or nobody could log in."""
+    for path in ("/etc/passwd", "/etc/group"):
+        names = [line.split(":")[0] for line in (system.read(path) or "").splitlines()]
+        if user in names:
+            raise ImageRefused(
+                "{!r} stands in {} of the image and cannot be the user: USER_NAME=... names another.".format(
+                    user, path
+                )
+            )
 
 
 def copy_base(base: str, path: str) -> None:
@@ -451,8 +464,19 @@ def _sync(path: str) -> None:
         os.close(handle)
 
 
+def make_folder(folder: str) -> None:
+    """Make the folder of the image, and those on the way to it, for whoever asked for it."""
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for one in reversed(missing):
+        os.mkdir(one)
+        _hand_over(one)
+
+
 def _hand_over(path: str) -> None:
-    """Under sudo, the image belongs to whoever asked for it."""
+    """Under sudo, what is made belongs to whoever asked for it."""
     if os.environ.get("SUDO_UID", "").isdigit() and os.environ.get("SUDO_GID", "").isdigit():
         os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
 
@@ -515,7 +539,7 @@ def main(arguments=None) -> int:
         if wanted.base and not wanted.release:
             wanted = wanted._replace(release=newest_release(RELEASES))
             print("Release: {}".format(os.path.relpath(wanted.release)))
-        os.makedirs(os.path.dirname(os.path.abspath(wanted.out)), exist_ok=True)
+        make_folder(os.path.dirname(os.path.abspath(wanted.out)))
         make(wanted)
     except (ImageRefused, ImageError, ArchiveError) as error:
         print("image: {}".format(error), file=sys.stderr)

@@ -284,6 +284,29 @@ def test_keys_and_users_that_cannot_be(make, workshop, tmp_path):
         refused(make("--user=" + user), "cannot be the user")
 
 
+@pytest.mark.parametrize("name, file", [("video", "/etc/group"), ("sshd", "/etc/passwd")])
+def test_a_user_that_the_image_has_for_itself(make, workshop, tmp_path, name, file):
+    """useradd would fail on the card, where a group of that name exists; or nobody could log in as such a user."""
+
+    def change(tree):
+        with open(os.path.join(tree, "etc/passwd"), "a") as passwd:
+            passwd.write("sshd:x:110:65534::/run/sshd:/usr/sbin/nologin\n")
+
+    base = changed_blob(workshop, tmp_path, change)
+    refused(make(base=base, user=name), "'{}' stands in {} of the image".format(name, file))
+
+
+def test_a_folder_made_for_the_image_belongs_to_who_asked_for_it(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUDO_UID", "12345")
+    monkeypatch.setenv("SUDO_GID", "12346")
+    place = tmp_path / "out" / "of" / "mine"
+    status, said, _ = make("--out=" + str(place / "edge.img"))
+    assert status == 0, said
+    for path in (place / "edge.img", place, place.parent, place.parent.parent):
+        assert (os.stat(str(path)).st_uid, os.stat(str(path)).st_gid) == (12345, 12346), path
+    assert os.stat(str(tmp_path)).st_uid == os.geteuid(), "it was there before"
+
+
 def test_nvidias_licence_is_accepted_by_somebody(make):
     refused(make(license_accepted=False), "ACCEPT_LICENSE=1")
 
