@@ -1,5 +1,6 @@
 """Events to an MQTT broker: each at least once; kept, up to a bound, while it is away."""
 
+import hashlib
 import logging
 import socket
 import ssl
@@ -24,6 +25,7 @@ _BACK_OFF_S = (1.0, 60.0)  # first and longest pause between two attempts
 _IN_FLIGHT = 20  # events sent whose receipt has not come yet
 _FAREWELL_S = 1.5  # for what is left when the program ends
 _QOS = 1  # at least once
+_MACHINE_ID = "/etc/machine-id"
 
 
 class Address(NamedTuple):
@@ -64,11 +66,27 @@ def parse_address(url: str) -> Address:
     return Address(parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "mqtts", topic)
 
 
+def client_name(topic: str) -> str:
+    """What a broker knows us by: the same at each connection, another for each machine and topic.
+
+    A broker that has not noticed the end of the last connection ends it when the next one comes by that
+    name, and tells its last will then, not after we have said that we are there. At most 23 letters and
+    digits, which every broker takes (MQTT 3.1.1, section 3.1.3.1).
+    """
+    try:
+        with open(_MACHINE_ID, encoding="ascii") as file:
+            machine = file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        machine = ""
+    words = "\n".join((machine, socket.gethostname(), topic))  # copies of a card have the same machine-id
+    return "edgeapp" + hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()[:16]
+
+
 class MqttOutbox(Outbox):
     """Publishes lines with QoS 1, and whether this program runs as a retained message and last
     will.
 
-    Every connection is a new client: what was not acknowledged is sent again on the next one, so
+    Every connection is a new session: what was not acknowledged is sent again on the next one, so
     that a line may arrive twice, but none is lost while the program runs and the buffer lasts.
 
     Args:
@@ -143,7 +161,8 @@ class MqttOutbox(Outbox):
         """A client of either generation of paho's interface, not yet connected."""
         paho, address = self._paho, self._address
         versions = getattr(paho, "CallbackAPIVersion", None)  # from 2.0 on
-        client = paho.Client(versions.VERSION2) if versions else paho.Client()
+        generation = (versions.VERSION2,) if versions else ()
+        client = paho.Client(*generation, client_id=client_name(address.topic))
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         if self._settings.mqtt_user:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -53,6 +54,58 @@ class Broker:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+class Relay:
+    """Stands between one client after the other and a broker, as a router does; loses what it is told to.
+
+    Attributes:
+        is_mute: what the broker says does not come through.
+    """
+
+    def __init__(self, broker):
+        self.is_mute = False
+        self._pairs = []  # (the client's, the broker's side)
+        self._broker = broker.port
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(5)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                pair = client, socket.create_connection(("127.0.0.1", self._broker))
+                self._pairs.append(pair)
+                for way in (pair, pair[::-1]):
+                    threading.Thread(target=self._pass_on, args=way, daemon=True).start()
+
+    def _pass_on(self, source, target):
+        with suppress(OSError):
+            while True:
+                data = source.recv(4096)
+                while self.is_mute and target is not self._pairs[-1][1]:
+                    time.sleep(0.005)
+                target.sendall(data)
+                if not data:
+                    return
+
+    def forget(self):
+        """Cut the client off and tell the broker nothing; returns its side."""
+        client, broker = self._pairs[-1]
+        client.shutdown(socket.SHUT_RDWR)
+        return broker
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.is_mute = False
+        self._listener.close()
+        for connection in sum(self._pairs, ()):
+            connection.close()
 
 
 @pytest.fixture
@@ -218,6 +271,57 @@ def test_the_last_will_of_a_program_that_was_killed(make_broker):
             process.kill()
             process.wait()
         until(lambda: listener.told("door/faces/status") == ["online", "offline"])
+
+
+def test_the_end_of_a_lost_connection_is_not_taken_for_ours(make_broker):
+    """The broker finds out late that the first one is gone, and the second one has begun long since."""
+    broker = make_broker()
+    with Relay(broker) as relay, Listener(broker.port) as listener:
+        outbox = outbox_for(relay, Status())
+        outbox.open()
+        until(lambda: listener.told("door/faces/status") == ["online"])
+        lost = relay.forget()
+        until(lambda: listener.told("door/faces/status").count("online") == 2)
+        until(lambda: is_shut(lost))  # the broker knows by now
+        outbox.send("marker")
+        until(lambda: listener.told("door/faces") == ["marker"])
+        with Listener(broker.port, "door/faces/status") as late:
+            until(lambda: late.retained)
+            assert late.retained == {"door/faces/status": "online"}
+        outbox.close()
+
+
+def is_shut(connection):
+    """Whether the other side has closed it; another thread reads what it says."""
+    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state != 1  # TCP_ESTABLISHED
+
+
+def test_two_programs_of_one_machine_leave_each_other_alone(make_broker):
+    broker, statuses = make_broker(), (Status(), Status())
+    outboxes = [
+        MqttOutbox(EventsSettings(mqtt="mqtt://127.0.0.1:{}/{}".format(broker.port, topic)), status)
+        for topic, status in zip(("door", "yard"), statuses)
+    ]
+    with Listener(broker.port) as listener:
+        for outbox in outboxes:
+            outbox.open()
+        for number in range(20):
+            for outbox in outboxes:
+                outbox.send(str(number))
+        for topic in ("door", "yard"):
+            until(lambda: len(listener.told(topic)) >= 20)
+            assert listener.told(topic) == [str(number) for number in range(20)]
+            assert listener.told(topic + "/status") == ["online"]
+        for outbox in outboxes:
+            outbox.close()
+    assert [len(status.snapshot().notes) for status in statuses] == [1, 1], "connected, once each"
+
+
+def test_the_name_for_the_broker_is_that_of_this_machine_and_topic():
+    names = [module.client_name(topic) for topic in ("door", "door", "yard", "x" * 1000)]
+    assert names[0] == names[1] and len(set(names)) == 3
+    assert all(name.isalnum() and len(name) <= 23 for name in names), "MQTT 3.1.1, section 3.1.3.1"
 
 
 def test_a_broker_that_was_killed_and_comes_back(make_broker):
