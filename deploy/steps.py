@@ -4,6 +4,7 @@ import os
 import shlex
 import tarfile
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, S
 from deploy import archive
 from deploy.connection import Connection, ConnectionLost, Fleet, Said, Unreachable
 from deploy.inventory import Device
-from deploy.wheels import ROOT
+from deploy.wheels import ROOT, ReleaseError
 from deploy.targets import TARGETS, find_target
 from deploy.waves import Outcome
 
@@ -50,15 +51,28 @@ class Releases:
 
     def __init__(self, find: Callable[[str], str]) -> None:
         self._find = find  # path of the archive of a target
+        self._lock = threading.RLock()  # devices are worked on side by side
+        self._failed: Dict[str, str] = {}
         self._read: Dict[str, archive.Release] = {}
         self._parts: Dict[Any, str] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="edge-app-")
 
     def of(self, target: str) -> archive.Release:
-        """The release for a kind of device, checked."""
-        if target not in self._read:
-            self._read[target] = archive.read_release(self._find(target))
-        return self._read[target]
+        """The release for a kind of device, built if need be and checked; tried once for all who ask.
+
+        Raises:
+            ReleaseError: it cannot be had.
+        """
+        with self._lock:
+            if target in self._failed:
+                raise ReleaseError(self._failed[target])
+            if target not in self._read:
+                try:
+                    self._read[target] = archive.read_release(self._find(target))
+                except (ReleaseError, archive.ArchiveError) as error:
+                    self._failed[target] = str(error)
+                    raise ReleaseError(str(error)) from error
+            return self._read[target]
 
     def text(self, target: str, name: str) -> bytes:
         """One file of a release."""
@@ -70,15 +84,16 @@ class Releases:
     def part(self, target: str, names: FrozenSet[str]) -> str:
         """An archive of some of a release's files; devices that lack the same share one."""
         key = (target, names)
-        if key not in self._parts:
-            release = self.of(target)
-            path = os.path.join(self._folder.name, "{}.tar".format(len(self._parts)))
-            with tarfile.open(release.path) as source, tarfile.open(path, "w") as part:
-                for entry in source:
-                    if entry.name in names:
-                        part.addfile(entry, source.extractfile(entry))
-            self._parts[key] = path
-        return self._parts[key]
+        with self._lock:
+            if key not in self._parts:
+                release = self.of(target)
+                path = os.path.join(self._folder.name, "{}.tar".format(len(self._parts)))
+                with tarfile.open(release.path) as source, tarfile.open(path, "w") as part:
+                    for entry in source:
+                        if entry.name in names:
+                            part.addfile(entry, source.extractfile(entry))
+                self._parts[key] = path
+            return self._parts[key]
 
     def close(self) -> None:
         """Remove the parts. Idempotent."""
@@ -131,7 +146,7 @@ def outcome_of(
                 sent = connection.sent_bytes
     except Unreachable as error:
         outcome = Outcome(device.name, "unreachable", str(error))
-    except Refused as error:
+    except (Refused, ReleaseError) as error:
         outcome = Outcome(device.name, "refused", str(error))
     except ConnectionLost as error:
         text = "connection lost ({}); the device keeps the old release or finishes the new one by itself: make status"
