@@ -119,14 +119,7 @@ class MqttOutbox(Outbox):
                 "pip install paho-mqtt."
             ) from error
         self._paho = paho
-        try:
-            self._client()
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                "events.mqtt_ca_file: {}: {}; give a file of certificates in PEM form.".format(
-                    self._settings.mqtt_ca_file, error
-                )
-            ) from error
+        self._client()
         if self._password and not self._address.is_encrypted:
             log.warning("the password for %s goes unencrypted; mqtts:// protects it", self._name)
         super().open()
@@ -136,20 +129,15 @@ class MqttOutbox(Outbox):
         shortest_s, longest_s = _BACK_OFF_S
         pause_s = shortest_s
         while not self.stopping.is_set():
-            client = self._client()
             started = time.monotonic()
             try:
-                self._connect(client)
-                self.tell("", "connected to the MQTT broker {}".format(self._name))
-                self._exchange(client)
+                self._attempt(self._client())
+            except ConfigError as error:  # a file that was there when the program began
+                self.tell(str(error), "")
             except OSError as error:
                 if not self.stopping.is_set():  # else it was not the broker's fault
                     trouble = "the MQTT broker {} {}; events wait for it, {} at most"
                     self.tell(trouble.format(self._name, error, self._settings.buffer), "")
-            finally:
-                _hang_up(client)
-                self.put_back(list(self._in_flight.values()))
-                self._in_flight.clear()
             if (
                 time.monotonic() - started > longest_s
             ):  # it was well for long: this is a new trouble
@@ -157,8 +145,27 @@ class MqttOutbox(Outbox):
             self.stopping.wait(pause_s)
             pause_s = min(2.0 * pause_s, longest_s)
 
+    def _attempt(self, client: Any) -> None:
+        """One connection, for as long as it lasts or the program runs.
+
+        Raises:
+            OSError: it was not to be had, or is lost.
+        """
+        try:
+            self._connect(client)
+            self.tell("", "connected to the MQTT broker {}".format(self._name))
+            self._exchange(client)
+        finally:
+            _hang_up(client)
+            self.put_back(list(self._in_flight.values()))
+            self._in_flight.clear()
+
     def _client(self) -> Any:
-        """A client of either generation of paho's interface, not yet connected."""
+        """A client of either generation of paho's interface, not yet connected.
+
+        Raises:
+            ConfigError: the file of certificates is not what it should be.
+        """
         paho, address = self._paho, self._address
         versions = getattr(paho, "CallbackAPIVersion", None)  # from 2.0 on
         generation = (versions.VERSION2,) if versions else ()
@@ -168,7 +175,14 @@ class MqttOutbox(Outbox):
         if self._settings.mqtt_user:
             client.username_pw_set(self._settings.mqtt_user, self._password or None)
         if address.is_encrypted:
-            client.tls_set(ca_certs=self._settings.mqtt_ca_file or None)
+            try:
+                client.tls_set(ca_certs=self._settings.mqtt_ca_file or None)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    "events.mqtt_ca_file: {}: {}; give a file of certificates in PEM form.".format(
+                        self._settings.mqtt_ca_file, error
+                    )
+                ) from error
         client.will_set(address.topic + "/status", "offline", qos=_QOS, retain=True)
         return client
 

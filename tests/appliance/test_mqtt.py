@@ -229,6 +229,32 @@ def test_a_certificate_that_is_none(tmp_path):
             MqttOutbox(EventsSettings(**values), Status()).open()
 
 
+def test_a_certificate_that_is_away_for_a_while(make_broker, certificate):
+    path, key = certificate("localhost")
+    broker = make_broker(
+        "allow_anonymous true", "certfile {}".format(path), "keyfile {}".format(key)
+    )
+    aside, status = path.with_name("aside.pem"), Status()
+    values = {"mqtt": "mqtts://localhost:{}/x".format(broker.port), "mqtt_ca_file": str(path)}
+    outbox = MqttOutbox(EventsSettings(**values), status)
+    outbox.open()
+    outbox.send("one")
+    until(lambda: outbox.is_empty)
+    path.rename(aside)
+    for content in (None, "no certificate"):  # gone, and just being written
+        if content is not None:
+            path.write_text(content)
+        broker.end()
+        until(lambda: "events.mqtt_ca_file: {}".format(path) in outbox.trouble)
+    outbox.send("two")
+    aside.rename(path)
+    broker.start()
+    until(lambda: outbox.is_empty)
+    outbox.close()
+    assert status.snapshot().dropped == {}
+    assert status.snapshot().notes[-1].text.startswith("connected to the MQTT broker")
+
+
 def test_lines_arrive_in_order_and_a_retained_message_says_whether_we_run(make_broker):
     broker, status = make_broker(), Status()
     with Listener(broker.port) as listener:
