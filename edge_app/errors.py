@@ -6,6 +6,7 @@
     ├── ImageError(ValueError)       65  a file that should hold a picture or a clip does not
     ├── CardError(ValueError)        65  the model card is missing, unreadable or does not fit the model
     ├── DetectorError(RuntimeError)  70  the network cannot be loaded or gave nonsense
+    │   └── OutOfMemoryError         70  ... for want of memory at this moment
     ├── DisplayError(OSError)        74  the screen, the page or the output file cannot be opened or written
     └── StageError(RuntimeError)     70  a stage thread failed; its own error is ``__cause__``
 
@@ -56,6 +57,10 @@ class DetectorError(EdgeAppError, RuntimeError):
     """The network cannot be loaded or run, or its output is unusable."""
 
     exit_status = 70
+
+
+class OutOfMemoryError(DetectorError):
+    """There is too little memory at this moment; nothing else is wrong, and another start may find it."""
 
 
 class DisplayError(EdgeAppError, OSError):

@@ -8,10 +8,17 @@ property of the thread, so the thread that enters is the one that calls CUDA.
 import ctypes
 from typing import Any, NamedTuple, Optional
 
-from edge_app.errors import DetectorError
+from edge_app.errors import DetectorError, OutOfMemoryError
 
+MEMORY_ADVICE = "Close other programs, choose a smaller network or add swap."
+_MEMORY = (  # CUDA's words, and TensorRT's; not "an illegal memory access", not "reduces memory usage"
+    "out of memory",
+    "outofmemory",
+    "bad_alloc",
+    "could not be allocated",
+    "cannot allocate memory",
+)
 _ADVICE = (
-    ("out of memory", "Close other programs, choose a smaller network or add swap."),
     ("no CUDA-capable device", "Is this machine's GPU visible to this user (group video)?"),
     (
         "launch failure",
@@ -26,6 +33,11 @@ _ADVICE = (
         "The compiled kernels are for another GPU: run 'edge-app convert' on this one.",
     ),
 )
+
+
+def lacks_memory(text: str) -> bool:
+    """Whether CUDA or TensorRT says in it that there is too little memory."""
+    return any(words in text.lower() for words in _MEMORY)
 
 
 class Gpu(NamedTuple):
@@ -53,7 +65,8 @@ def import_driver() -> Any:
 
 
 class explained:
-    """Turn what pycuda raises inside ``with`` into a ``DetectorError`` that says what was done.
+    """Turn what pycuda raises inside ``with`` into a ``DetectorError`` that says what was done;
+    ``OutOfMemoryError`` where that is the reason.
 
     pycuda's MemoryError and RuntimeError are its own, derived from its ``Error``, not built-ins.
     Their traceback is dropped: its frames hold streams and kernels, which pycuda destroys with the
@@ -75,6 +88,10 @@ class explained:
         if not isinstance(error, self._driver.Error):
             return
         text = str(error)
+        if lacks_memory(text):
+            raise OutOfMemoryError(
+                "CUDA failed while {}: {}. {}".format(self._action, text, MEMORY_ADVICE)
+            ) from error.with_traceback(None)
         advice = [hint for words, hint in _ADVICE if words in text]
         raise DetectorError(
             "CUDA failed while {}: {}.{}".format(

@@ -17,7 +17,7 @@ from edge_app.nvidia import builder, cache, compiler, parity
 from edge_app.nvidia.builder import Report, Request
 from edge_app.nvidia.cache import EngineFiles, Fingerprint, Record
 from edge_app.nvidia.context import CudaContext, Gpu, describe_gpu
-from edge_app.nvidia.engine import import_tensorrt
+from edge_app.nvidia.engine import EngineRefused, import_tensorrt
 from edge_app.nvidia.network import Network
 
 log = logging.getLogger(__name__)
@@ -139,20 +139,47 @@ def ensure(
     files = cache.files_of(onnx_path, folder)
     stale = why_stale(files, card, gpu)
     if stale.engine:
-        progress("building the engine: {}".format(stale.engine))
-        options = ConvertOptions(precision=_precision_of(files), output=folder)
-        return build(onnx_path, options, progress)
+        return rebuild(onnx_path, card, gpu, files, stale.engine, progress)
     with _kept_beside(files.engine):
         if stale.kernels:
             progress("compiling the kernels: {}".format(stale.kernels))
             _compile_kernels(files, gpu.sm, progress)
-        record = cache.load_record(files.record)
-        if not record.verified:
-            progress("trying the engine, which was never run on a GPU")
-            record = _gate(onnx_path, card, files.engine, record, False, progress)
-            record = record._replace(kernels=cache.kernels_entry(files, gpu.sm))
-            cache.save_record(record, files.record)
+    if not cache.load_record(files.record).verified:
+        progress("trying the engine, which was never run on a GPU")
+        try:
+            _verify(onnx_path, card, gpu, files, progress)
+        except EngineRefused as error:
+            return rebuild(onnx_path, card, gpu, files, str(error), progress)
     return files
+
+
+def _verify(
+    onnx_path: str, card: ModelCard, gpu: Gpu, files: EngineFiles, progress: Progress
+) -> None:
+    """Run the parity gate on the engine that is there, and note that it has passed."""
+    record = cache.load_record(files.record)
+    record = _gate(onnx_path, card, files.engine, record, False, progress)
+    with _kept_beside(files.engine):
+        record = record._replace(kernels=cache.kernels_entry(files, gpu.sm))
+        cache.save_record(record, files.record)
+
+
+def rebuild(
+    onnx_path: str, card: ModelCard, gpu: Gpu, files: EngineFiles, reason: str, progress: Progress
+) -> EngineFiles:
+    """A new engine in the place of one that cannot be used, in that one's precision.
+
+    Args:
+        reason: why it cannot, in words.
+
+    Raises:
+        As ``build``.
+    """
+    progress(
+        "building the engine: {}. Up to ten minutes on a Nano, and only now".format(reason.rstrip("."))
+    )
+    options = ConvertOptions(_precision_of(files), os.path.dirname(files.engine))
+    return build(onnx_path, options, progress)
 
 
 def why_stale(files: EngineFiles, card: ModelCard, gpu: Gpu) -> Staleness:

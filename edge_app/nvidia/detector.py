@@ -74,9 +74,8 @@ class CudaDetector(Detector):
         try:
             self._open(files, gpu)
         except EngineRefused as error:
-            self._progress("building the engine: {}".format(error))
-            options = convert.ConvertOptions(output=folder)
-            self._open(convert.build(path, options, self._progress), gpu)
+            files = convert.rebuild(path, self.card, gpu, files, str(error), self._progress)
+            self._open(files, gpu)
         self.description = "{} on {} (sm_{})".format(
             convert.builder.tensorrt_version(convert.import_tensorrt()), gpu.name, gpu.sm
         )

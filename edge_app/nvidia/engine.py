@@ -10,7 +10,8 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from edge_app.errors import DetectorError
+from edge_app.errors import DetectorError, OutOfMemoryError
+from edge_app.nvidia.context import MEMORY_ADVICE, lacks_memory
 
 
 class EngineRefused(DetectorError):
@@ -122,6 +123,8 @@ def bind(engine: Any, context: Any, addresses: Dict[str, int]) -> Callable[[int]
 class Engine:
     """A deserialised engine with one execution context. Needs a current CUDA context while open.
 
+    Opening it raises ``EngineRefused``, or ``OutOfMemoryError``, which says nothing against the engine.
+
     Args:
         path: of the engine file.
 
@@ -160,11 +163,14 @@ class Engine:
 
     def _made(self, verb: str, thing: Optional[Any]) -> Any:
         """TensorRT answers None where others raise."""
-        if thing is None:
-            raise EngineRefused(
-                "TensorRT cannot {} {}: {}.".format(verb, self._path, self._reasons())
+        if thing is not None:
+            return thing
+        reasons = self._reasons()
+        if lacks_memory(reasons):  # the engine is as good as it was
+            raise OutOfMemoryError(
+                "no memory to {} {}: {}. {}".format(verb, self._path, reasons, MEMORY_ADVICE)
             )
-        return thing
+        raise EngineRefused("TensorRT cannot {} {}: {}.".format(verb, self._path, reasons))
 
     def _reasons(self) -> str:
         return "; ".join(self._log.take()) or "it gave no reason"

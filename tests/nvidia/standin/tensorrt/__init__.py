@@ -12,6 +12,9 @@ Faults, by environment variable:
     TRT_STANDIN_SLOW_S=N       a build takes N seconds
     TRT_STANDIN_NOISE=X        an engine's scores are wrong by X
     TRT_STANDIN_FAIL_RUN=1     running fails
+    TRT_STANDIN_NO_CONTEXT=X   an engine gives no execution context, and says X
+    TRT_STANDIN_NO_FP16=1      the GPU has no fast half precision
+    TRT_STANDIN_CRASH=1        a build is a segmentation fault
 """
 
 import ctypes
@@ -258,7 +261,7 @@ class IHostMemory(bytearray):
 
 
 class Builder:
-    platform_has_fast_fp16 = True
+    platform_has_fast_fp16 = property(lambda self: "TRT_STANDIN_NO_FP16" not in os.environ)
 
     def __init__(self, logger):
         self._logger = logger
@@ -272,6 +275,8 @@ class Builder:
     def build_serialized_network(self, network, config):
         mib = config._workspace >> 20
         time.sleep(float(os.environ.get("TRT_STANDIN_SLOW_S", 0)))
+        if "TRT_STANDIN_CRASH" in os.environ:
+            os.kill(os.getpid(), signal.SIGSEGV)
         if mib > int(os.environ.get("TRT_STANDIN_KILL_MIB", 1 << 20)):
             os.kill(os.getpid(), signal.SIGKILL)
         if mib > int(os.environ.get("TRT_STANDIN_MEMORY_MIB", 1 << 20)):
@@ -359,6 +364,10 @@ class ICudaEngine:
         return DataType.FLOAT
 
     def create_execution_context(self):
+        text = os.environ.get("TRT_STANDIN_NO_CONTEXT", "")
+        if text:
+            self._logger.log(ILogger.ERROR, text)
+            return None
         return IExecutionContext(self)
 
     def create_engine_inspector(self):
