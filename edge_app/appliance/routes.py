@@ -137,8 +137,9 @@ class Routes:
             self._guard.needs_token and "token" in request.query
         ):  # out of the address, into a cookie
             response = web.HTTPFound("/")
+            # Lax: with Strict a browser would not send it when a link of another page led here.
             response.set_cookie(
-                COOKIE, self._guard.cookie, httponly=True, samesite="Strict", path="/"
+                COOKIE, self._guard.cookie, httponly=True, samesite="Lax", path="/"
             )
             raise response
         with open(_PAGE, encoding="utf-8") as file:

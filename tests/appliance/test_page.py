@@ -1,7 +1,10 @@
 """The page in a real browser: by pixels and by text, wide and narrow, in every state."""
 
+import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import ThreadingMixIn
 
 import numpy as np
 import pytest
@@ -178,3 +181,51 @@ def test_with_a_token_it_works_from_the_cookie_and_without_it_says_so(tab):
         tab.call("Network.clearBrowserCookies")
         tab.wait(is_in("locked"))
         assert "A token is needed" in tab.text()
+
+
+@contextmanager
+def elsewhere(target):
+    """The address of a page of another site (by name: localhost) with one link."""
+
+    class Server(ThreadingMixIn, HTTPServer):  # Chromium opens a connection more than it uses
+        daemon_threads = True
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write('<link rel="icon" href="data:,"><a href="{}">look</a>'.format(target).encode())
+
+        def log_message(self, *words):
+            pass
+
+    server = Server(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield "http://localhost:{}/".format(server.server_port)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_link_of_another_site_leads_to_the_page(tab, is_known):
+    """With the token, and later, when the browser has its cookie, without."""
+    with served(host="0.0.0.0", token="a long and secret token") as display:
+        url = display.url.replace("0.0.0.0", "127.0.0.1")
+        target = url + "/?token=a+long+and+secret+token"
+        tab.call("Network.clearBrowserCookies")
+        if is_known:
+            tab.open(target)
+            tab.wait(is_in("live"))
+            target = url + "/"
+        with elsewhere(target) as other:
+            tab.open(other)
+            tab.wait("document.links.length === 1")
+            tab.evaluate("document.links[0].click()")
+            tab.wait("location.href.startsWith('{}') && !!document.body".format(url))
+            tab.wait(is_in("live"), 20.0)
+        assert tab.evaluate("location.href") == url + "/"

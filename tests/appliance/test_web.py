@@ -202,6 +202,9 @@ def test_the_token_opens_the_page_by_header_query_and_cookie():
             assert answer.geturl() == url + "/"
         with opener.open(url + "/api/status", timeout=60) as answer:
             assert answer.status == 200
+        (cookie,) = jar.cookiejar
+        assert cookie.get_nonstandard_attr("SameSite") == "Lax"  # a link in a mail works
+        assert cookie.has_nonstandard_attr("HttpOnly")
 
 
 def test_strangers_are_told_ok_or_not_ok_and_nothing_else():
