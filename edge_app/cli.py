@@ -16,7 +16,13 @@ from urllib.parse import unquote
 from edge_app import __version__, config
 from edge_app.appliance import logs
 from edge_app.arguments import parse
-from edge_app.errors import DetectorError, DisplayError, EdgeAppError, EndOfStream
+from edge_app.errors import (
+    DetectorError,
+    DisplayError,
+    EdgeAppError,
+    EndOfStream,
+    OutOfMemoryError,
+)
 from edge_app.passwords import hide
 
 if TYPE_CHECKING:  # NumPy comes with them: half a second, or what `check` is there to tell of
@@ -238,23 +244,33 @@ def open_detector(
 ) -> "Detector":
     """The detector that the settings ask for, not yet opened; ``auto`` is TensorRT where it works.
 
+    It is the CPU, and a line says why, where something is missing that TensorRT needs, or where opening
+    it fails: the build or the comparison is refused, there is no compiler, the folder is closed. Only want of
+    memory at the moment ends the program also then: its next start may find some, while a Nano that has
+    once fallen back would be slow until somebody looks. ``tensorrt`` by name is that or an error.
+
     Args:
         progress: is told what happens while an engine is built.
 
     Raises:
+        OutOfMemoryError: the GPU has no memory at the moment.
         DetectorError: TensorRT was asked for by name, and something it needs is missing.
     """
     from edge_app.camera import is_jetson
-    from edge_app.detector import OnnxDetector
+    from edge_app.detector import FallbackDetector, OnnxDetector
 
     if settings.detector.backend == "onnxruntime":
         return OnnxDetector(settings.detector)
     from edge_app.nvidia.detector import open_cuda_detector
 
+    is_strict = settings.detector.backend == "tensorrt"
     try:
-        return open_cuda_detector(settings.detector, progress)
+        cuda = open_cuda_detector(settings.detector, progress)
+        return cuda if is_strict else FallbackDetector(cuda, OnnxDetector(settings.detector))
+    except OutOfMemoryError:
+        raise
     except DetectorError as error:
-        if settings.detector.backend == "tensorrt":
+        if is_strict:
             raise
         log.log(logging.WARNING if is_jetson() else logging.DEBUG, "on the CPU, since: %s", error)
         return OnnxDetector(settings.detector)

@@ -13,7 +13,7 @@ import numpy as np
 from edge_app import boxes
 from edge_app.card import ModelCard, ModelInput, card_path, load_card, verify_model
 from edge_app.config import DetectorSettings
-from edge_app.errors import DetectorError
+from edge_app.errors import DetectorError, OutOfMemoryError
 from edge_app.frames import Detections, StepTimes
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,60 @@ class Detector:
             DetectorError: the network failed or answered nothing but NaN.
         """
         raise NotImplementedError
+
+
+class FallbackDetector(Detector):
+    """The first of two detectors; where it cannot be opened the second, and one line of the log says why.
+
+    Want of memory at the moment (``OutOfMemoryError``) goes to the caller: a restart may find memory,
+    while the second would stay the slow one until somebody looks.
+
+    Args:
+        first, second: not yet opened; the second runs on the CPU.
+    """
+
+    def __init__(self, first: Detector, second: Detector) -> None:
+        self._first = first
+        self._second = second
+        self._open = first
+
+    def __enter__(self) -> "FallbackDetector":
+        self._open = self._first
+        try:
+            self._first.__enter__()
+        except OutOfMemoryError:
+            raise
+        except DetectorError as error:
+            log.warning("on the CPU, since: %s", error)
+            self._open = self._second
+            self._second.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def detect(self, pixels: np.ndarray, threshold: float) -> Detections:
+        return self._open.detect(pixels, threshold)
+
+    @property
+    def card(self) -> ModelCard:
+        """Of the one that is open, as all that follows."""
+        return self._open.card
+
+    @property
+    def description(self) -> str:
+        """Back end and device."""
+        return self._open.description
+
+    @property
+    def times(self) -> StepTimes:
+        """Of the last ``detect``."""
+        return self._open.times
+
+    @property
+    def overflow(self) -> int:
+        """Candidates that did not fit."""
+        return self._open.overflow
 
 
 class OnnxDetector(Detector):

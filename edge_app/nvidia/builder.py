@@ -46,6 +46,7 @@ class Report(NamedTuple):
     proof: (
         str  # "inspector": of the finished engine; "network": types of the strongly typed network
     )
+    may_pass: bool = False  # the problem says nothing of the model: the builder was ended, a disk was full
 
 
 class BuildError(Exception):
@@ -274,6 +275,7 @@ def main(arguments: List[str]) -> int:
     """Carry out a request file for the process that started us; 0 after a success."""
     # A build must not go on for minutes after the program was killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for our parent, who ends us
     if os.getppid() != int(arguments[1]):
         return 1
     with open(arguments[0], encoding="utf-8") as file:

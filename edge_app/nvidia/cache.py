@@ -23,6 +23,7 @@ class EngineFiles(NamedTuple):
     record: str
     timing_cache: str
     cubins: Tuple[str, ...]  # in the order of compiler.SOURCES
+    refusal: str  # why the latest build was refused, and of what; only where it was
 
 
 class Fingerprint(NamedTuple):
@@ -63,6 +64,7 @@ def files_of(onnx_path: str, folder: Optional[str] = None) -> EngineFiles:
         prefix + ".fingerprint.json",
         prefix + ".timing.cache",
         cubin_paths(prefix),
+        prefix + ".refused.json",
     )
 
 
@@ -81,7 +83,10 @@ def l4t_release(path: str = "/etc/nv_tegra_release") -> str:
 
 def save_record(record: Record, path: str) -> None:
     """Write it, whole or not at all."""
-    tree = dict(record._asdict(), fingerprint=dict(record.fingerprint._asdict()))
+    _save_json(dict(record._asdict(), fingerprint=dict(record.fingerprint._asdict())), path)
+
+
+def _save_json(tree: Dict[str, Any], path: str) -> None:
     temporary = path + ".tmp"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(tree, file, indent=1)
@@ -103,6 +108,22 @@ def load_record(path: str) -> Record:
         raise ValueError("there is no fingerprint {} ({})".format(path, error.strerror)) from error
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError("{} is not an engine's fingerprint".format(path)) from error
+
+
+def save_refusal(files: EngineFiles, fingerprint: Fingerprint, reason: str) -> None:
+    """Remember that a build was refused, so that no start tries the same for minutes again."""
+    tree = {"fingerprint": dict(fingerprint._asdict()), "reason": reason}
+    _save_json(tree, files.refusal)
+
+
+def load_refusal(files: EngineFiles, wanted: Fingerprint) -> str:
+    """Why the wanted engine was refused when it was built last; "" when it was not, or was another."""
+    try:
+        with open(files.refusal, encoding="utf-8") as file:
+            tree = json.load(file)
+        return str(tree["reason"]) if Fingerprint(**tree["fingerprint"]) == wanted else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from edge_app.card import ModelCard, card_path, load_card, sha256_of, verify_model
-from edge_app.errors import DetectorError
+from edge_app.errors import DetectorError, OutOfMemoryError
 from edge_app.nvidia import builder, cache, compiler, parity
 from edge_app.nvidia.builder import Report, Request
 from edge_app.nvidia.cache import EngineFiles, Fingerprint, Record
@@ -26,6 +26,7 @@ RUNGS_MIB = (512, 256, 128, 64, 16)
 MEMORY_SHARE = 0.4  # of what is available; the rest is for the weights and the desktop
 HEARTBEAT_S = 5.0
 STOP_S = 5.0
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 Progress = Callable[[str], None]  # told at least every HEARTBEAT_S seconds while something is built
 
@@ -38,6 +39,10 @@ class ConvertOptions(NamedTuple):
     sm: int = 0  # for another GPU of this compute capability (86); 0: for the one here
     force: bool = False  # take an engine that fails the parity gate
     workspace_mib: int = 0  # largest to try; 0: by the memory that is available
+
+
+class BuildRefused(DetectorError):
+    """TensorRT or the parity gate refuses this model here, and would do so again."""
 
 
 class Staleness(NamedTuple):
@@ -62,15 +67,33 @@ def build(
 
     Raises:
         CardError: card or model is missing, or they are not of the same export.
-        DetectorError: TensorRT or the kernels' compiler refused, or the parity gate did; or the folder is
-            closed to us, or full.
+        BuildRefused: TensorRT or the parity gate refused. That is remembered beside the engine.
+        DetectorError: the kernels' compiler did, or memory was too little; or the folder is closed to us,
+            or full.
     """
     card = load_card(card_path(onnx_path))
     verify_model(card, onnx_path)
     files = cache.files_of(onnx_path, options.output)
+    gpu = _gpu_or_none()
     with _kept_beside(files.engine):
-        _build(onnx_path, card, files, options, progress)
+        try:
+            _build(onnx_path, card, gpu, files, options, progress)
+        except BuildRefused as error:
+            if gpu is not None and options.sm in (0, gpu.sm):
+                _remember(error, files, card, gpu, options)
+            raise
+        with suppress(FileNotFoundError):
+            os.remove(files.refusal)
     return files
+
+
+def _remember(
+    error: BuildRefused, files: EngineFiles, card: ModelCard, gpu: Gpu, options: ConvertOptions
+) -> None:
+    """For the next start; where it cannot be, that one builds again."""
+    with suppress(OSError, DetectorError):
+        version = builder.tensorrt_version(import_tensorrt())
+        cache.save_refusal(files, _fingerprint(card, version, gpu, options), str(error))
 
 
 @contextmanager
@@ -86,10 +109,14 @@ def _kept_beside(engine: str) -> Iterator[None]:
 
 
 def _build(
-    onnx_path: str, card: ModelCard, files: EngineFiles, options: ConvertOptions, progress: Progress
+    onnx_path: str,
+    card: ModelCard,
+    gpu: Optional[Gpu],
+    files: EngineFiles,
+    options: ConvertOptions,
+    progress: Progress,
 ) -> None:
     os.makedirs(os.path.dirname(files.engine), exist_ok=True)
-    gpu = _gpu_or_none()
     started = time.monotonic()
     with cache.build_folder(os.path.dirname(files.engine)) as folder:
         plan = os.path.join(folder, "plan")
@@ -169,17 +196,30 @@ def rebuild(
 ) -> EngineFiles:
     """A new engine in the place of one that cannot be used, in that one's precision.
 
+    What was refused is not built again before model, TensorRT, GPU or system are others: a start would
+    take minutes each time. ``build`` always tries.
+
     Args:
         reason: why it cannot, in words.
 
     Raises:
-        As ``build``.
+        As ``build``; but a new engine that finds no memory to be tried in is a plain ``DetectorError``,
+        since the next start would build it again.
     """
+    refusal = cache.load_refusal(files, _wanted(files, card, gpu))
+    if refusal:
+        raise BuildRefused(
+            "the engine is not built again, since it was refused: {}. To try all the same: edge-app convert "
+            "{} --output {}".format(refusal.rstrip("."), onnx_path, os.path.dirname(files.engine))
+        )
     progress(
         "building the engine: {}. Up to ten minutes on a Nano, and only now".format(reason.rstrip("."))
     )
     options = ConvertOptions(_precision_of(files), os.path.dirname(files.engine))
-    return build(onnx_path, options, progress)
+    try:
+        return build(onnx_path, options, progress)
+    except OutOfMemoryError as error:
+        raise DetectorError("the new engine cannot be tried: {}".format(error)) from error
 
 
 def why_stale(files: EngineFiles, card: ModelCard, gpu: Gpu) -> Staleness:
@@ -188,12 +228,16 @@ def why_stale(files: EngineFiles, card: ModelCard, gpu: Gpu) -> Staleness:
     Raises:
         DetectorError: TensorRT is not installed.
     """
-    version = builder.tensorrt_version(import_tensorrt())
-    options = ConvertOptions(precision=_precision_of(files))
-    reason = cache.why_stale(files, _fingerprint(card, version, gpu, options))
+    reason = cache.why_stale(files, _wanted(files, card, gpu))
     if reason:
         return Staleness(reason, "")
     return Staleness("", cache.why_kernels_stale(files, cache.load_record(files.record), gpu.sm))
+
+
+def _wanted(files: EngineFiles, card: ModelCard, gpu: Gpu) -> Fingerprint:
+    """Of an engine that would fit here and now."""
+    version = builder.tensorrt_version(import_tensorrt())
+    return _fingerprint(card, version, gpu, ConvertOptions(precision=_precision_of(files)))
 
 
 def _precision_of(files: EngineFiles) -> str:
@@ -248,7 +292,7 @@ def _gate(
     """Compare the engine with ONNX Runtime.
 
     Raises:
-        DetectorError: they differ, and ``force`` is not set.
+        BuildRefused: they differ, and ``force`` is not set.
     """
     reference = parity.onnx_answers(onnx_path, card)
     with CudaContext(), Network(plan, card) as network:
@@ -260,7 +304,7 @@ def _gate(
         )
     )
     if result.problem and not force:
-        raise DetectorError(
+        raise BuildRefused(
             "the {} engine is refused: {} (limits: scores {}, overlap {}). Convert with --precision "
             "fp32, or with --force to use it all the same.".format(
                 record.fingerprint.precision,
@@ -327,17 +371,17 @@ def _attempts(
     progress: Progress,
 ) -> Tuple[Report, int]:
     """Down the ladder until an attempt succeeds or fails for another reason than memory."""
-    problem = ""
     for rung in workspace_rungs(options.workspace_mib):
         request = _request(onnx_path, card, plan, files, options, rung)
         report = _attempt(request, progress)
         if not report.problem:
             return report, rung
-        problem = report.problem
         if not report.wants_memory:
             break
-        progress("not enough memory with a workspace of {} MiB: {}".format(rung, problem))
-    raise DetectorError("{} cannot be converted: {}".format(onnx_path, problem))
+        progress("not enough memory with a workspace of {} MiB: {}".format(rung, report.problem))
+    passes = report.wants_memory or report.may_pass
+    kind = DetectorError if passes else BuildRefused
+    raise kind("{} cannot be converted: {}".format(onnx_path, report.problem))
 
 
 def _request(
@@ -388,12 +432,17 @@ def _attempt(request: Request, progress: Progress) -> Report:
     report = builder.load_report(request.report)
     if report is not None:
         return report
-    killed = child.returncode == -signal.SIGKILL
-    words = output.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
-    text = "the builder ended with status {}: {}".format(child.returncode, words[0])
-    if killed:
+    return _obituary(child.returncode, output.decode("utf-8", "replace"))
+
+
+def _obituary(status: int, said: str) -> Report:
+    """Of a builder that ended without a report."""
+    if status == -signal.SIGKILL:
         text = "the builder was killed, as the kernel does for want of memory"
-    return Report(text, killed, "", 0, 0, "")
+        return Report(text, True, "", 0, 0, "")
+    words = said.strip().splitlines()[-1:] or ["it said nothing"]
+    text = "the builder ended with status {}: {}".format(status, words[0])
+    return Report(text, False, "", 0, 0, "", may_pass=-status not in _CRASHES)
 
 
 def _output_while_waiting(

@@ -93,3 +93,105 @@ def test_words_about_memory_are_not_yet_a_want_of_it(desk, monkeypatch):
     with pytest.raises(convert.EngineRefused, match="cannot run"):
         desk.start()
     assert desk.written_ns == before  # the new one was no better, and is not in its place
+
+
+def test_auto_takes_the_gpu_where_all_is_well(desk):
+    description, said = desk.auto()
+    assert description.startswith("tensorrt 8.2.1") and said == ""
+
+
+def on_the_cpu(desk, caplog, words):
+    caplog.clear()
+    description, said = desk.auto()
+    assert description.startswith("ONNX Runtime")
+    lines = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(lines) == 1 and lines[0].startswith("on the CPU, since: "), lines
+    assert words in lines[0], lines[0]
+    return said
+
+
+REFUSED = [
+    ("TRT_STANDIN_NOISE", "0.1", "the fp16 engine is refused: a score differs by 0.1000"),
+    ("TRT_STANDIN_NO_FP16", "1", "this GPU has no fast half precision"),
+    ("TRT_STANDIN_CRASH", "1", "the builder ended with status -11"),
+]
+
+
+@pytest.mark.parametrize("fault, value, words", REFUSED, ids=[one[0] for one in REFUSED])
+def test_a_build_that_is_refused_is_not_tried_at_every_start(
+    desk, monkeypatch, caplog, tensorrt, fault, value, words
+):
+    os.remove(desk.files.engine)
+    monkeypatch.setenv(fault, value)
+    with pytest.raises(DetectorError, match="fp16|half precision|status -11"):
+        desk.start()
+    assert not os.path.exists(desk.files.engine)
+    monkeypatch.delenv(fault)  # from here on it would succeed
+    assert "building the engine" not in on_the_cpu(desk, caplog, words)
+    assert "edge-app convert {}".format(desk.model) in caplog.text
+    with pytest.raises(DetectorError, match="not built again"):
+        desk.start()
+    convert.build(desk.model, ConvertOptions(), lambda text: None)  # as 'edge-app convert' does
+    assert desk.auto()[0].startswith("tensorrt") and not os.path.exists(desk.files.refusal)
+
+
+def test_another_tensorrt_may_take_what_the_last_one_refused(desk, monkeypatch, caplog, tensorrt):
+    os.remove(desk.files.engine)
+    monkeypatch.setenv("TRT_STANDIN_NOISE", "0.1")
+    assert "building the engine" in on_the_cpu(desk, caplog, "is refused")
+    assert "building the engine" not in on_the_cpu(desk, caplog, "is refused")
+    monkeypatch.delenv("TRT_STANDIN_NOISE")
+    tensorrt("8.6.1")
+    assert desk.auto()[0].startswith("tensorrt 8.6.1")
+
+
+def test_what_may_pass_is_tried_again_at_the_next_start(desk, monkeypatch, caplog):
+    os.remove(desk.files.engine)
+    monkeypatch.setenv("TRT_STANDIN_MEMORY_MIB", "1")
+    on_the_cpu(desk, caplog, "out of memory")
+    monkeypatch.delenv("TRT_STANDIN_MEMORY_MIB")
+    assert desk.auto()[0].startswith("tensorrt")
+
+
+def test_a_new_engine_without_memory_to_try_it_is_no_reason_to_build_at_every_restart(
+    desk, monkeypatch, caplog
+):
+    os.remove(desk.files.engine)
+    monkeypatch.setenv("TRT_STANDIN_NO_CONTEXT", OUT_OF_MEMORY)
+    on_the_cpu(desk, caplog, "OutOfMemory")
+
+
+def test_a_builder_that_is_ended_from_outside_is_no_refusal(desk, monkeypatch, caplog):
+    """As by systemd, which ends a service's processes all at once."""
+    os.remove(desk.files.engine)
+    monkeypatch.setattr(convert.sys, "executable", shutil.which("false"))
+    on_the_cpu(desk, caplog, "the builder ended with status 1")
+    assert not os.path.exists(desk.files.refusal)
+
+
+def test_without_a_compiler_auto_is_the_cpu_and_keeps_the_engine(desk, monkeypatch, caplog):
+    os.remove(desk.files.cubins[0])
+
+    def none():
+        raise DetectorError("no CUDA compiler")
+
+    monkeypatch.setattr(compiler, "find_compiler", none)
+    before = desk.written_ns
+    on_the_cpu(desk, caplog, "no CUDA compiler")
+    assert desk.written_ns == before
+
+
+def test_a_closed_folder_makes_auto_the_cpu(desk, monkeypatch, caplog):
+    given = {"engines": os.path.join(desk.model, "engines")}
+    with pytest.raises(DetectorError, match="cannot be kept"):
+        with CudaDetector(DetectorSettings(model=desk.model, **given)):
+            pass
+    settings = config.resolve(
+        [
+            config.Given("detector.model", desk.model, "--set"),
+            config.Given("detector.engines", given["engines"], "--set"),
+        ]
+    ).settings
+    with cli.open_detector(settings) as detector:
+        assert detector.description.startswith("ONNX Runtime")
+    assert "on the CPU, since: the engine cannot be kept as" in caplog.text
