@@ -1,7 +1,12 @@
 """What the tests of deployment share: the project on the path, and a release that is built once."""
 
+import os
 import pathlib
+import shutil
 import sys
+import tempfile
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 for _place in (ROOT, ROOT / "tests" / "box", ROOT / "tests" / "deploy"):
@@ -21,3 +26,13 @@ def build_or_skip(target, folder, name):
     except wheels.ReleaseError as error:
         require("download failed" not in str(error), "the wheels of {} ({})".format(target, error))
         raise
+
+
+@pytest.fixture
+def own_folder():
+    """A folder into which other users may look, unlike those of pytest; the test must run as root."""
+    require(os.geteuid() == 0, "root (devices are changed by root)")
+    require(shutil.which("unshare") and shutil.which("useradd"), "unshare and useradd")
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield pathlib.Path(name)
