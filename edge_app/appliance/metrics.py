@@ -48,6 +48,7 @@ class Metrics(Display):
         self._status = status
         self._meter = meter
         self._newest: Optional[_Newest] = None
+        self._started_at = time.monotonic()
         self._registry: Any = None
         self.content_type = "text/plain; charset=utf-8"
 
@@ -95,22 +96,23 @@ class Metrics(Display):
         counts = self._meter.counts()
         frames = {stage: counts.get(stage, 0) for stage in ("camera", "detect", "display")}
         yield _counter("frames", "Frames that passed a stage.", "stage", frames)
-        newest = self._newest
+        newest, now = self._newest, time.monotonic()
         dropped = dict(newest.figures.dropped if newest else {}, **known.dropped)
         yield _counter("dropped", "Frames, or events, that were left out.", "cause", dropped)
         yield _counter("restarts", "Stages that were started anew.", "stage", known.restarts)
         waiting = {part: 1 for part in known.waiting}
         yield _gauge("waiting", "1 for each part that waits for something.", "part", waiting)
+        age_s = now - (newest.captured_at if newest else self._started_at)
+        text = "Age of the picture on the screen; before the first one since the start."
+        yield _gauge("frame_age_seconds", text, "", {"": age_s})
         if newest is not None:
-            now = time.monotonic()
-            age_s = now - newest.captured_at
             figures = self._meter.figures(now, age_s, newest.figures.dropped)
-            yield from _of_picture(figures, newest.faces, age_s)
+            yield from _of_picture(figures, newest.faces)
         if known.power is not None:
             yield from _of_board(known.power)
 
 
-def _of_picture(figures: Figures, faces: int, age_s: float) -> Iterator[Any]:
+def _of_picture(figures: Figures, faces: int) -> Iterator[Any]:
     rates = {
         "camera": figures.camera_fps,
         "detect": figures.detect_fps,
@@ -120,7 +122,6 @@ def _of_picture(figures: Figures, faces: int, age_s: float) -> Iterator[Any]:
     steps = {step: milliseconds / 1000.0 for step, milliseconds in figures.steps_ms.items()}
     yield _gauge("step_seconds", "Median time of a step, last 60 frames.", "step", steps)
     yield _gauge("faces", "Faces on the screen now.", "", {"": faces})
-    yield _gauge("frame_age_seconds", "Age of the picture on the screen.", "", {"": age_s})
 
 
 def _of_board(reading: Any) -> Iterator[Any]:
