@@ -37,7 +37,9 @@ def program(standin, nvidia, nvcc, tensorrt, monkeypatch, tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def model_in(tmp_path):
