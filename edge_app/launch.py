@@ -9,6 +9,8 @@ from typing import Any, Dict, NamedTuple
 
 from edge_app.config import FLIPS, CameraSettings
 
+FIRST_FRAME_S = 10.0  # that a camera may take, whatever timeout_s says of the later ones
+
 # The eight names are those of nvvidconv's flip-method, in the order of its numbers. videoflip has
 # its own; its older property "method" does nothing to files that carry an orientation (1.22.0).
 _VIDEOFLIP_DIRECTIONS = (0, 3, 2, 1, 4, 7, 5, 6)
@@ -43,7 +45,7 @@ def csi(sensor: int, settings: CameraSettings) -> Launch:
         _to_bgr(settings.flip, True),
         _LIVE_SINK,
     )
-    return Launch(text, {}, True, 10.0, _CSI_ADVICE)
+    return Launch(text, {}, True, FIRST_FRAME_S, _CSI_ADVICE)
 
 
 def v4l2(device: str, settings: CameraSettings, jetson: bool) -> Launch:
@@ -60,7 +62,7 @@ def v4l2(device: str, settings: CameraSettings, jetson: bool) -> Launch:
             device
         )
     )
-    return Launch(text, {"device": device}, True, 10.0, advice)
+    return Launch(text, {"device": device}, True, FIRST_FRAME_S, advice)
 
 
 def rtsp(uri: str, settings: CameraSettings, jetson: bool) -> Launch:
@@ -71,7 +73,7 @@ def rtsp(uri: str, settings: CameraSettings, jetson: bool) -> Launch:
     ).format(_to_bgr(settings.flip, jetson), _LIVE_SINK)
     advice = "Check the address, the user and password, and the network (`ffplay` or `vlc` it)."
     properties = {"location": uri, "latency": settings.latency_ms, "tcp-timeout": 5000000}
-    return Launch(text, properties, True, 10.0, advice)
+    return Launch(text, properties, True, FIRST_FRAME_S, advice)
 
 
 def clip(path: str, settings: CameraSettings, jetson: bool) -> Launch:
@@ -93,13 +95,13 @@ def clip(path: str, settings: CameraSettings, jetson: bool) -> Launch:
         _FILE_SINK,
     )
     advice = "Is it a complete video? `gst-discoverer-1.0` and `ffprobe` tell."
-    return Launch(text, {"location": path}, False, 10.0, advice)
+    return Launch(text, {"location": path}, False, FIRST_FRAME_S, advice)
 
 
 def fragment(text: str, settings: CameraSettings) -> Launch:
     """Somebody's own line, up to raw video; counts as a live source."""
     line = "{} ! {} ! {}".format(text, _to_bgr(settings.flip, False), _LIVE_SINK)
-    return Launch(line, {}, True, 10.0, "Try the line with gst-launch-1.0.")
+    return Launch(line, {}, True, FIRST_FRAME_S, "Try the line with gst-launch-1.0.")
 
 
 def missing_element(message: str) -> str:

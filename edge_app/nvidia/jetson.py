@@ -16,6 +16,7 @@ from edge_app.config import CameraSettings
 from edge_app.display import Display
 from edge_app.errors import CameraError, DisplayError, EdgeAppError
 from edge_app.frames import Frame, Picture
+from edge_app.launch import FIRST_FRAME_S
 from edge_app.nvidia.kernels import Source
 
 RING = 8  # copies of frames: one each in camera, both slots, detector and screen, and some to spare
@@ -86,6 +87,7 @@ class JetsonCamera(Camera):
                 )
             ) from error
         self._started = self._last = time.monotonic()
+        self._silence_s = max(FIRST_FRAME_S, self._settings.timeout_s)
 
     def _arguments(self) -> List[str]:
         settings = self._settings
@@ -103,13 +105,13 @@ class JetsonCamera(Camera):
         image = self._capture(timeout_s)
         now = time.monotonic()
         if image is None:
-            if now - self._last > self._settings.timeout_s:
+            if now - self._last > self._silence_s:
                 raise CameraError(
                     "{} gave nothing for {:.1f} s. Is the camera connected? After a crash: sudo "
                     "systemctl restart nvargus-daemon.".format(self.name, now - self._last)
                 )
             return None
-        self._last = now
+        self._last, self._silence_s = now, self._settings.timeout_s
         frame = Frame(self._number, now, now - self._started, self._keep(image))
         self._number += 1
         return frame

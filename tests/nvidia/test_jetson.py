@@ -106,6 +106,21 @@ def test_a_silent_camera_is_an_error_after_its_timeout(utils, generation):
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_first_frame_may_take_ten_seconds(utils, generation):
+    utils(generation, [None] * 19 + [picture()])
+    camera = JetsonCamera("rtsp://host/x", CameraSettings(timeout_s=2.0))
+    with camera:
+        for _ in range(19):
+            assert camera.read(0.5) is None
+        assert camera.read(0.5).number == 0
+    with camera:  # opened again, it has its time again
+        for _ in range(20):
+            assert camera.read(0.5) is None
+        with pytest.raises(CameraError, match="gave nothing for 10.5 s"):
+            camera.read(0.5)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_failing_camera_is_an_error_at_once(utils, generation):
     utils(generation, [Exception("end of stream")])
     with JetsonCamera("csi://0", CameraSettings()) as camera:
