@@ -33,6 +33,11 @@ def _real(path: str) -> str:
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
+def _folder(path: str) -> str:
+    """In which the clip grows and ends, behind a link that of the file it stands for."""
+    return os.path.dirname(os.path.abspath(_real(path)))
+
+
 class FileDisplay(Display):
     """Writes an MPEG-4 clip of constant rate and size, and puts it in its place when it is finished.
 
@@ -66,7 +71,7 @@ class FileDisplay(Display):
         Raises:
             DisplayError: the folder is missing or closed to us, or the ending is unknown.
         """
-        folder = os.path.dirname(os.path.abspath(self._path))
+        folder = _folder(self._path)
         if not is_utf_8(unfinished(self._path)):  # OpenCV ends the whole process
             raise DisplayError(
                 "cannot write the clip {!r}: give it a name that is UTF-8".format(self._path)
@@ -178,8 +183,7 @@ class FileDisplay(Display):
         self.written += 1
 
     def _check_room(self) -> None:
-        folder = os.path.dirname(os.path.abspath(self._path))
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(_folder(self._path)).free
         if free < _RESERVE_BYTES:
             raise DisplayError(
                 "the disk of {} is full ({:.1f} MB free); the clip ends here: make room, or write "

@@ -120,6 +120,23 @@ def test_a_clip_stays_until_another_one_is_finished(tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == ["a.mp4", "link.mp4"]
 
 
+def test_behind_a_link_it_is_the_other_disk_that_must_have_room(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "elsewhere" / "a.mp4")
+    asked, real = set(), shutil.disk_usage
+
+    def disk_usage(path):
+        asked.add(path)
+        return real(path)
+
+    monkeypatch.setattr("edge_app.clip.shutil.disk_usage", disk_usage)
+    write(tmp_path / "link.mp4", [picture_at(n / 30.0) for n in range(3)])
+    assert asked == {str(tmp_path / "elsewhere")}
+    shutil.rmtree(str(tmp_path / "elsewhere"))
+    with pytest.raises(DisplayError, match="there is no folder .*elsewhere; make it with mkdir -p"):
+        write(tmp_path / "link.mp4", [])
+
+
 def test_a_clip_that_cannot_take_its_place_is_said_and_kept(tmp_path):
     display = FileDisplay(str(tmp_path / "a.mp4"))
     with pytest.raises(DisplayError, match="a.mp4: Is a directory"):
