@@ -10,7 +10,10 @@ import logging
 import re
 from typing import Any, Callable, Dict, Optional, Set
 
+from edge_app.appliance.guard import Places
+
 LIMIT = 250  # connections at once
+SHARE = 40  # of these for one network: some ten browsers
 SILENT_S = 20.0  # without a complete request, or with an answer that nobody fetches
 BURST_BYTES, RATE_BYTES_S = 64 << 10, 16 << 10  # what one may send at once, and for ever
 WAITING = 32  # requests sent without waiting for their answers; browsers send one at a time
@@ -22,23 +25,19 @@ class Connections:
     """All connections of a server; used on its event loop.
 
     Args:
-        make_protocol: aiohttp's handler for a new connection.
         limit: further connections are closed as they come.
         silent_s: see ``SILENT_S``.
     """
 
-    def __init__(
-        self, make_protocol: Callable[[], Any], limit: int = LIMIT, silent_s: float = SILENT_S
-    ) -> None:
-        self._make_protocol = make_protocol
-        self._limit = limit
+    def __init__(self, limit: int = LIMIT, silent_s: float = SILENT_S) -> None:
+        self._places = Places(limit, SHARE)
         self._silent_s = silent_s
         self._open: Dict[Any, _Connection] = {}  # by transport
         self._streams: Set[Any] = set()  # transports
 
-    def __call__(self) -> Any:
-        """A protocol for a connection that has just come."""
-        return _Connection(self)
+    def protocol(self, make_handler: Callable[[], Any]) -> Any:
+        """For a connection that has just come; ``make_handler`` gives what answers it: aiohttp's."""
+        return _Connection(self, make_handler)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -69,18 +68,21 @@ class Connections:
         for transport in list(self._open):
             transport.abort()
 
-    def admit(self, connection: "_Connection") -> Any:
-        """What handles a connection that is there now: aiohttp, or nobody if it is one too many."""
-        if len(self._open) >= self._limit:
+    def admit(self, connection: "_Connection") -> bool:
+        """Whether a connection that is there now may stay; one that is too many is cut off."""
+        transport = connection.transport
+        peer = transport.get_extra_info("peername") or ("",)
+        if not self._places.take(transport, peer[0]):
             # Not at once: Python 3.6 would go on to watch a descriptor that is closed by then.
-            asyncio.get_event_loop().call_soon(connection.transport.abort)
-            return asyncio.Protocol()
-        self._open[connection.transport] = connection
+            asyncio.get_event_loop().call_soon(transport.abort)
+            return False
+        self._open[transport] = connection
         connection.expire_in(self._silent_s)
-        return self._make_protocol()
+        return True
 
     def closed(self, transport: Any) -> None:
         """A connection is gone."""
+        self._places.leave(transport)
         self._open.pop(transport, None)
         self._streams.discard(transport)
 
@@ -88,8 +90,9 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """Hands everything on to aiohttp's handler, within the limits."""
 
-    def __init__(self, owner: Connections) -> None:
+    def __init__(self, owner: Connections, make_handler: Callable[[], Any]) -> None:
         self.transport: Any = None
+        self._make_handler = make_handler
         self._handler: Any = None
         self._owner = owner
         self._loop = asyncio.get_event_loop()
@@ -112,7 +115,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self._handler = self._owner.admit(self)
+        self._handler = self._make_handler() if self._owner.admit(self) else asyncio.Protocol()
         self._handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

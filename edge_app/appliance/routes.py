@@ -42,13 +42,16 @@ class Routes:
         guard: who may look.
         view: what is told.
         metrics: what ``/metrics`` gives; without, that address does not exist.
+        connections: who asks.
     """
 
-    def __init__(self, guard: Guard, view: View, metrics: Optional[Metrics]) -> None:
+    def __init__(
+        self, guard: Guard, view: View, metrics: Optional[Metrics], connections: Connections
+    ) -> None:
         self._guard = guard
         self._view = view
         self._metrics = metrics
-        self.connections: Any = None  # set by ``serve_with``
+        self._connections = connections
         self._ended = False
         self._fresh = asyncio.Event()
         self._waiting = 0  # snapshots that wait for a picture
@@ -73,14 +76,10 @@ class Routes:
             app.router.add_get("/metrics", self._metrics_text)
         return app
 
-    def serve_with(self, connections: Connections) -> None:
-        """Who is connected; to be told before the first request."""
-        self.connections = connections
-
     @property
     def is_watched(self) -> bool:
         """Whether anybody wants a picture; may be asked from any thread."""
-        return self._waiting > 0 or (self.connections is not None and self.connections.streams > 0)
+        return self._waiting > 0 or self._connections.streams > 0
 
     def spread(self, jpeg: bytes) -> None:
         """Wake all who wait for a picture.
@@ -97,7 +96,7 @@ class Routes:
         """Send all viewers home."""
         self._ended = True
         self._wake()
-        self.connections.abort()
+        self._connections.abort()
 
     def _wake(self) -> None:
         fresh, self._fresh = self._fresh, asyncio.Event()
@@ -108,7 +107,7 @@ class Routes:
         from aiohttp import web
 
         try:
-            self.connections.heard(request.transport)
+            self._connections.heard(request.transport)
             refusal = self._guard.refuse(request, time.monotonic())
             if request.path in _PROBES and (refusal is None or refusal.http_status != 403):
                 return self._probe(request.path, refusal is None)
@@ -165,7 +164,7 @@ class Routes:
         transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES
         )
-        self.connections.streaming(transport, True)
+        self._connections.streaming(transport, True)
         try:
             await response.write(b"--picture\r\n")
             while not (self._ended or transport.is_closing()):
@@ -175,7 +174,7 @@ class Routes:
             log.debug("a viewer left, or was too slow")
             transport.abort()
         finally:
-            self.connections.streaming(transport, False)
+            self._connections.streaming(transport, False)
         return response
 
     async def _send(self, request: Any, response: Any) -> None:
@@ -197,7 +196,7 @@ class Routes:
     async def _status(self, request: Any) -> Any:
         from aiohttp import web
 
-        text = json.dumps(self._view.report(self.connections.streams))
+        text = json.dumps(self._view.report(self._connections.streams))
         return web.Response(text=text, content_type="application/json")
 
     async def _metrics_text(self, request: Any) -> Any:

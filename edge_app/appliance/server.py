@@ -4,7 +4,8 @@ import asyncio
 import errno
 import logging
 import threading
-from typing import Any, Callable, Dict, Optional
+from functools import partial
+from typing import Any, Dict, Optional
 
 from edge_app.appliance.connections import LIMIT, SILENT_S, Connections, Murmur
 from edge_app.appliance.guard import Guard, is_loopback
@@ -40,9 +41,9 @@ class Server:
         silent_s: float = SILENT_S,
     ) -> None:
         self._settings = settings
-        self._make_routes: Callable[[], Routes] = lambda: Routes(
-            Guard(settings.token, is_loopback(settings.host)), view, metrics
-        )
+        self._guard = Guard(settings.token, is_loopback(settings.host))
+        self._view = view
+        self._metrics = metrics
         self._limit = limit
         self._silent_s = silent_s
         self._thread = threading.Thread(target=self._run, name="web")
@@ -117,16 +118,18 @@ class Server:
         from aiohttp import web
 
         self._ended = asyncio.Event()
-        self._routes = routes = self._make_routes()
+        connections = Connections(self._limit, self._silent_s)
+        self._routes = routes = Routes(self._guard, self._view, self._metrics, connections)
         murmur = Murmur(log, {})
         runner = web.AppRunner(routes.application(), access_log=None, logger=murmur)
         await runner.setup()
         listener: Any = None
         try:
-            connections = Connections(runner.server, self._limit, self._silent_s)
-            routes.serve_with(connections)
             listener = await loop.create_server(
-                connections, self._settings.host, self._settings.port, backlog=128
+                partial(connections.protocol, runner.server),
+                self._settings.host,
+                self._settings.port,
+                backlog=128,
             )
             self.port = listener.sockets[0].getsockname()[1]
             self._loop = loop

@@ -19,8 +19,8 @@ from programs import used
 from waiting import until
 from webclient import first_jpeg, get, open_stream, open_web
 
-from edge_app.appliance import server
-from edge_app.appliance.connections import BURST_BYTES, LIMIT, WAITING
+from edge_app.appliance import guard, server
+from edge_app.appliance.connections import BURST_BYTES, LIMIT, SHARE, WAITING
 from edge_app.appliance.metrics import Metrics
 
 SEED = int(os.environ.get("EDGE_APP_SEED", "20261122"))
@@ -230,6 +230,23 @@ def test_connections_beyond_the_limit_are_closed_and_the_rest_lives_on(display):
     assert get(display.url + "/api/status")[0] == 200
 
 
+def test_one_network_keeps_nobody_else_from_the_page_and_the_probes(monkeypatch):
+    monkeypatch.setattr(guard, "is_loopback", lambda host: False)
+    with open_web(host="0.0.0.0", token="a long and secret token") as display:
+        port = int(display.url.rsplit(":", 1)[1])
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(LIMIT + 50)]
+        for one in held[SHARE:]:
+            one.settimeout(60)
+            with suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+        probe = socket.create_connection(("127.0.0.1", port), 60, source_address=("127.0.0.2", 0))
+        for one in (held[0], probe):
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert one.recv(4096).startswith(b"HTTP/1.1 200")
+        for one in held + [probe]:
+            one.close()
+
+
 def test_thousands_of_connections_one_after_the_other(display):
     before = descriptors()
     for number in range(40):
@@ -244,9 +261,7 @@ def test_thousands_of_connections_one_after_the_other(display):
 
 def test_half_a_request_is_not_waited_for_for_ever(monkeypatch):
     make = server.Connections
-    monkeypatch.setattr(
-        server, "Connections", lambda protocol, limit, _: make(protocol, limit, 0.3)
-    )
+    monkeypatch.setattr(server, "Connections", lambda limit, _: make(limit, 0.3))
     with open_web() as display, Shower(display):
         viewer = open_stream(display)
         first_jpeg(viewer)
