@@ -183,7 +183,7 @@ _RULES: Dict[str, Rule] = {
     "detector.backend": _one_of(BACKENDS),
     "detector.threads": _between(0, 64),
     "detector.nms_iou": _between(0, 1),
-    "detector.max_candidates": _between(1, 100000),
+    "detector.max_candidates": _between(1, 100000),  # suppress of nms.cu has room for 196,608
     "detector.max_faces": _between(1, 10000),
     "faces.show": _between(0, 1),
     "faces.keep": _between(0, 1),

@@ -21,15 +21,7 @@ from edge_app.nvidia.buffers import DeviceBuffer, MappedBuffer
 from edge_app.nvidia.cache import EngineFiles
 from edge_app.nvidia.context import CudaContext, Gpu, describe_gpu, explained
 from edge_app.nvidia.engine import EngineRefused
-from edge_app.nvidia.kernels import (
-    FACE,
-    MAX_CAPACITY,
-    Kernels,
-    Source,
-    Work,
-    source_bytes,
-    stretch_table,
-)
+from edge_app.nvidia.kernels import FACE, Kernels, Source, Work, source_bytes, stretch_table
 from edge_app.nvidia.network import Network
 from edge_app.nvidia.stream import Stream
 
@@ -201,12 +193,6 @@ class _PostProcess:
         self._stack = ExitStack()
 
     def __enter__(self) -> "_PostProcess":
-        if self._capacity > MAX_CAPACITY:
-            raise DetectorError(
-                "detector.max_candidates: {} candidates are more than the {} that fit.".format(
-                    self._capacity, MAX_CAPACITY
-                )
-            )
         with ExitStack() as stack:
             sizes = Kernels.work_bytes(len(self._defaults), self._capacity)
             work = [stack.enter_context(DeviceBuffer(size)) for size in sizes]

@@ -18,7 +18,6 @@ WORD = 64  # candidates in a word of the overlap mask, as in nms.cu
 TILE = 256  # threads a block of rank_and_decode, as in nms.cu
 SUPPRESS_THREADS = 512
 MASK_BLOCKS = 512  # at most; they share out the tiles of the mask
-MAX_CAPACITY = 49152 // 2 // 8 * WORD  # suppress: a bit a candidate within half of 48 KiB
 
 
 class Source(NamedTuple):
