@@ -11,8 +11,10 @@ import pytest
 from chromium import Chromium
 from pictures import FACE, Shower, greenness, picture
 from programs import HOT
-from webclient import open_web
+from waiting import until
+from webclient import get, open_web
 
+from edge_app.appliance.guard import FAILURES
 from edge_app.appliance.status import Status
 
 GREY = 90
@@ -229,3 +231,81 @@ def test_a_link_of_another_site_leads_to_the_page(tab, is_known):
             tab.wait("location.href.startsWith('{}') && !!document.body".format(url))
             tab.wait(is_in("live"), 20.0)
         assert tab.evaluate("location.href") == url + "/"
+
+
+# Whether the tab is hidden, and when answers arrive, is said by the test: flip(true) hides, release() lets through.
+HELD = """
+window.isAway = AWAY; window.held = []; window.read = 0; window.isHolding = HOLDING;
+Object.defineProperty(document, "hidden", {get: () => window.isAway, configurable: true});
+window.flip = (away) => { window.isAway = away; document.dispatchEvent(new Event("visibilitychange")); };
+window.release = () => window.held.splice(0).forEach((go) => go());
+const realFetch = window.fetch;
+window.fetch = async (...words) => {
+  const answer = await realFetch(...words), json = answer.json.bind(answer);
+  answer.json = async () => { const value = await json(); window.read += 1; return value; };
+  if (window.isHolding) await new Promise((go) => window.held.push(go));
+  return answer;
+};
+"""
+
+
+def streams(display):
+    return display._server._routes._connections.streams
+
+
+def test_a_tab_that_is_hidden_in_the_middle_of_a_request_gets_no_picture(tab):
+    with served() as display:
+        tab.open(display.url)
+        tab.wait(is_in("live"))
+        tab.evaluate(HELD.replace("AWAY", "false").replace("HOLDING", "true"))
+        tab.wait("held.length === 1")
+        tab.evaluate("flip(true)")
+        assert tab.evaluate("picture.getAttribute('src')") is None
+        tab.evaluate("release()")
+        tab.wait("read === 1")
+        assert tab.evaluate("picture.getAttribute('src')") is None
+        until(lambda: streams(display) == 0)
+        tab.evaluate("isHolding = false; flip(false)")
+        tab.wait("picture.naturalWidth > 0 && picture.getAttribute('src') !== null")
+
+
+def test_hiding_and_showing_a_tab_quickly_makes_no_second_loop(tab):
+    with served() as display:
+        tab.open(display.url)
+        tab.wait(is_in("live"))
+        tab.evaluate(HELD.replace("AWAY", "false").replace("HOLDING", "true"))
+        tab.wait("held.length === 1")
+        tab.evaluate("for (let n = 0; n < 4; n++) { flip(true); flip(false); }")
+        tab.wait("held.length === 5")
+        tab.evaluate("release()")
+        tab.wait("held.length > 0")
+        seen_ms = tab.evaluate("performance.now()")
+        tab.wait("performance.now() > {} + 2 * POLL_MS".format(seen_ms))
+        assert tab.evaluate("held.length") == 1
+
+
+def test_a_tab_that_nobody_has_looked_at_yet_asks_for_nothing(tab):
+    script = HELD.replace("AWAY", "true").replace("HOLDING", "false")
+    given = tab.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+    try:
+        with served() as display:
+            tab.open(display.url)
+            tab.wait("document.readyState === 'complete'")
+            assert [one for one in tab.requests if one != display.url + "/"] == []
+            assert streams(display) == 0
+            tab.evaluate("flip(false)")
+            tab.wait(is_in("live"))
+            tab.wait("picture.naturalWidth > 0")
+    finally:
+        tab.call("Page.removeScriptToEvaluateOnNewDocument", **given)
+
+
+def test_whoever_must_wait_is_told_so_and_not_asked_for_a_token(tab):
+    with served(host="0.0.0.0", token="a long and secret token") as display:
+        url = display.url.replace("0.0.0.0", "127.0.0.1")
+        tab.open(url + "/?token=a+long+and+secret+token")
+        tab.wait(is_in("live"))
+        for number in range(FAILURES):
+            assert get(url + "/?token=guess{}".format(number))[0] == 401
+        tab.wait(is_in("locked"))
+        assert "Too many wrong tokens" in tab.text() and "A token is needed" not in tab.text()
