@@ -46,25 +46,45 @@ def cuda_folders() -> List[str]:
 def find_compiler() -> Compiler:
     """nvcc of a toolkit or of PATH, else the newest NVRTC that makes cubins (11.1 and later).
 
+    One that does not run (damaged, or of another processor) is passed over.
+
     Raises:
         DetectorError: neither is there.
     """
+    broken = []
     candidates = [os.path.join(folder, "bin", "nvcc") for folder in cuda_folders()]
     candidates += [os.path.join(f, "nvcc") for f in os.environ.get("PATH", "").split(os.pathsep)]
     for path in candidates:
         if os.access(path, os.X_OK):
-            text = subprocess.check_output([path, "--version"], encoding="utf-8", errors="replace")
-            release = [line for line in text.splitlines() if "release" in line] or [path]
-            return Compiler("nvcc", path, release[0].strip())
+            try:
+                return Compiler("nvcc", path, _nvcc_release(path))
+            except (OSError, subprocess.CalledProcessError) as error:
+                broken.append("{}: {}".format(path, error))
     for path in _nvrtc_paths():
-        nvrtc = Nvrtc(path)
+        try:
+            nvrtc = Nvrtc(path)
+        except OSError as error:
+            broken.append("{}: {}".format(path, error))
+            continue
         if nvrtc.makes_cubins:
             return Compiler("nvrtc", path, "NVRTC {}.{}".format(*nvrtc.version))
     raise DetectorError(
-        "no CUDA compiler: neither nvcc (looked in {} and on PATH) nor NVRTC 11.1 or later. On a "
+        "no CUDA compiler: neither nvcc (looked in {} and on PATH) nor NVRTC 11.1 or later{}. On a "
         "Jetson: sudo apt install cuda-nvcc-10-2 (or the version of your JetPack); elsewhere: pip "
-        "install nvidia-cuda-nvrtc-cu12.".format(", ".join(cuda_folders()))
+        "install nvidia-cuda-nvrtc-cu12.".format(
+            ", ".join(cuda_folders()), "; these do not run: " + "; ".join(broken) if broken else ""
+        )
     )
+
+
+def _nvcc_release(path: str) -> str:
+    """What it says of itself."""
+    command = [path, "--version"]
+    text = subprocess.check_output(
+        command, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    )
+    release = [line for line in text.splitlines() if "release" in line] or [path]
+    return release[0].strip()
 
 
 def _nvrtc_paths() -> List[str]:

@@ -1,10 +1,10 @@
 """ONNX and card to engine and kernels in the cache: built in a child process, tried, published."""
 
+import errno
 import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +16,7 @@ from edge_app.errors import DetectorError, OutOfMemoryError
 from edge_app.nvidia import builder, cache, compiler, parity
 from edge_app.nvidia.builder import Report, Request
 from edge_app.nvidia.cache import EngineFiles, Fingerprint, Record
-from edge_app.nvidia.context import CudaContext, Gpu, describe_gpu
+from edge_app.nvidia.context import MEMORY_ADVICE, CudaContext, Gpu, describe_gpu
 from edge_app.nvidia.engine import EngineRefused, import_tensorrt
 from edge_app.nvidia.network import Network
 
@@ -26,6 +26,8 @@ RUNGS_MIB = (512, 256, 128, 64, 16)
 MEMORY_SHARE = 0.4  # of what is available; the rest is for the weights and the desktop
 HEARTBEAT_S = 5.0
 STOP_S = 5.0
+LONGEST_BUILD_S = 3600.0  # a Nano takes ten minutes; service.Notifier asks for as much
+_FOLDER = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 Progress = Callable[[str], None]  # told at least every HEARTBEAT_S seconds while something is built
@@ -67,9 +69,11 @@ def build(
 
     Raises:
         CardError: card or model is missing, or they are not of the same export.
-        BuildRefused: TensorRT or the parity gate refused. That is remembered beside the engine.
-        DetectorError: the kernels' compiler did, or memory was too little; or the folder is closed to us,
-            or full.
+        BuildRefused: TensorRT or the parity gate refused, or the builder hung. That is remembered beside
+            the engine.
+        OutOfMemoryError: the builder cannot even be started.
+        DetectorError: the kernels' compiler refused, or memory was too little for the build; or the folder
+            is closed to us, or full.
     """
     card = load_card(card_path(onnx_path))
     verify_model(card, onnx_path)
@@ -98,10 +102,12 @@ def _remember(
 
 @contextmanager
 def _kept_beside(engine: str) -> Iterator[None]:
-    """Says which folder it is that cannot be written to."""
+    """Says which folder it is that cannot be written to; other errors have other causes."""
     try:
         yield
     except OSError as error:
+        if error.errno not in _FOLDER:
+            raise
         raise DetectorError(
             "the engine cannot be kept as {}: {}. Its folder must be writable and have room; another one is "
             "set by --output of 'edge-app convert', and by detector.engines.".format(engine, error)
@@ -134,7 +140,10 @@ def _build(
         record = _record(plan, report, _fingerprint(card, report.tensorrt, gpu, options))
         record = record._replace(workspace_mib=workspace_mib)
         if gpu is not None and options.sm in (0, gpu.sm):
-            record = _gate(onnx_path, card, plan, record, options.force, progress)
+            try:
+                record = _gate(onnx_path, card, plan, record, options.force, progress)
+            except OutOfMemoryError as error:  # not as such: a restart would build for minutes again
+                raise DetectorError("the new engine cannot be tried: {}".format(error)) from error
         cache.publish(plan, files.engine)
         cache.save_record(record, files.record)
     if gpu is not None and options.sm in (0, gpu.sm):
@@ -203,8 +212,7 @@ def rebuild(
         reason: why it cannot, in words.
 
     Raises:
-        As ``build``; but a new engine that finds no memory to be tried in is a plain ``DetectorError``,
-        since the next start would build it again.
+        As ``build``.
     """
     refusal = cache.load_refusal(files, _wanted(files, card, gpu))
     if refusal:
@@ -216,10 +224,7 @@ def rebuild(
         "building the engine: {}. Up to ten minutes on a Nano, and only now".format(reason.rstrip("."))
     )
     options = ConvertOptions(_precision_of(files), os.path.dirname(files.engine))
-    try:
-        return build(onnx_path, options, progress)
-    except OutOfMemoryError as error:
-        raise DetectorError("the new engine cannot be tried: {}".format(error)) from error
+    return build(onnx_path, options, progress)
 
 
 def why_stale(files: EngineFiles, card: ModelCard, gpu: Gpu) -> Staleness:
@@ -418,12 +423,14 @@ def _attempt(request: Request, progress: Progress) -> Report:
     command = [sys.executable, "-m", "edge_app.nvidia.builder", path, str(os.getpid())]
     root = os.path.dirname(os.path.dirname(compiler.FOLDER))
     python_path = os.pathsep.join([root] + [p for p in [os.environ.get("PYTHONPATH", "")] if p])
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(os.environ, PYTHONPATH=python_path),
-    )
+    environment = dict(os.environ, PYTHONPATH=python_path)
+    try:
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        )
+    except OSError as error:
+        kind = OutOfMemoryError if error.errno == errno.ENOMEM else DetectorError
+        raise kind("the builder cannot be started: {}. {}".format(error, MEMORY_ADVICE)) from error
     try:
         output = b"".join(_output_while_waiting(child, request.workspace_mib, progress))
     except BaseException:
@@ -448,33 +455,26 @@ def _obituary(status: int, said: str) -> Report:
 def _output_while_waiting(
     child: "subprocess.Popen[bytes]", workspace_mib: int, progress: Progress
 ) -> Iterator[bytes]:
-    """Until it ends; a heartbeat for whoever watches."""
+    """Until it ends; a heartbeat for whoever watches.
+
+    Raises:
+        BuildRefused: it does not.
+    """
     started = time.monotonic()
     while True:
         try:
             yield child.communicate(timeout=HEARTBEAT_S)[0]
             return
         except subprocess.TimeoutExpired:
-            text = "building the engine, {:.0f} s so far, workspace {} MiB".format(
-                time.monotonic() - started, workspace_mib
+            spent_s = time.monotonic() - started
+            if spent_s >= LONGEST_BUILD_S:
+                raise BuildRefused(
+                    "the builder has not come to an end within {:.0f} minutes: the GPU's driver hangs, or "
+                    "memory is so short that it only swaps; see 'dmesg'".format(spent_s / 60)
+                ) from None
+            progress(
+                "building the engine, {:.0f} s so far, workspace {} MiB".format(spent_s, workspace_mib)
             )
-            progress(text)
-            tell_systemd(text, 6 * HEARTBEAT_S)
-
-
-def tell_systemd(status: str, more_s: float) -> None:
-    """As a service: what ``systemctl status`` shows, and that starting may take so much longer."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    message = "STATUS={}\nEXTEND_TIMEOUT_USEC={:.0f}".format(status, 1e6 * more_s)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        try:
-            channel.sendto(
-                message.encode("utf-8"), "\0" + address[1:] if address[0] == "@" else address
-            )
-        except OSError as error:
-            log.debug("systemd was not told: %s", error)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

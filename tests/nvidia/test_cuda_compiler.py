@@ -109,6 +109,34 @@ def test_without_nvcc_nvrtc_is_taken(monkeypatch, nvrtc_path, toolkit, tmp_path)
     assert compiler.find_compiler() == ("nvrtc", nvrtc_path, "NVRTC 11.8")
 
 
+BROKEN = {
+    "fails": b"#!/bin/sh\necho broken >&2\nexit 1\n",
+    "of another processor": b"\x7fELF\x02\x01\x01" + bytes(60),
+    "a text": b"not a program\n",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(BROKEN))
+def test_an_nvcc_that_does_not_run_is_passed_over(
+    monkeypatch, nvrtc_path, toolkit, tmp_path, kind
+):
+    lib = tmp_path / "lib64"
+    (tmp_path / "bin").mkdir()
+    lib.mkdir()
+    (tmp_path / "bin" / "nvcc").write_bytes(BROKEN[kind])
+    (tmp_path / "bin" / "nvcc").chmod(0o755)
+    (lib / "libnvrtc.so").write_bytes(b"x")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without an nvcc
+    monkeypatch.setattr(compiler, "cuda_folders", lambda: [str(tmp_path)])
+    nowhere = [path for path in compiler.sys.path if "nvidia" not in path]
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler.sys, "path", nowhere)
+        with pytest.raises(DetectorError, match="no CUDA compiler.*bin/nvcc: .*libnvrtc.so: "):
+            compiler.find_compiler()
+    monkeypatch.syspath_prepend(toolkit)
+    assert compiler.find_compiler() == ("nvrtc", nvrtc_path, "NVRTC 11.8")
+
+
 def test_without_any_compiler_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(compiler, "cuda_folders", lambda: [str(tmp_path)])

@@ -1,9 +1,9 @@
 """The converter's control flow, release by release, on TensorRT's stand-in."""
 
+import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,7 +13,7 @@ import small_ssd
 from onnx import TensorProto, helper
 from waiting import is_running, until
 
-from edge_app.errors import CardError, DetectorError
+from edge_app.errors import CardError, DetectorError, OutOfMemoryError
 from edge_app.nvidia import builder, cache, convert
 from edge_app.nvidia.convert import ConvertOptions
 
@@ -216,6 +216,40 @@ def test_a_folder_that_cannot_be_written_to_is_named(model, tmp_path):
         convert.build(model, ConvertOptions(output=folder))
 
 
+def test_the_folder_is_blamed_for_nothing_else(machine, tensorrt, model, monkeypatch):
+    tensorrt("8.2.1")
+
+    def fork(*arguments, **options):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(convert.subprocess, "Popen", fork)
+    with pytest.raises(OutOfMemoryError, match="builder cannot be started.*Cannot allocate memory"):
+        convert.build(model, ConvertOptions())
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_what_a_folder_is_to_blame_for(machine, tensorrt, model, monkeypatch, number):
+    tensorrt("8.2.1")
+
+    def publish(temporary, path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cache, "publish", publish)
+    with pytest.raises(DetectorError, match="the engine cannot be kept as .*small_ssd.engine: "):
+        convert.build(model, ConvertOptions(), lambda text: None)
+
+
+def test_a_builder_that_hangs_is_ended(machine, tensorrt, model, monkeypatch):
+    tensorrt("8.2.1")
+    monkeypatch.setenv("TRT_STANDIN_SLOW_S", "300")
+    monkeypatch.setattr(convert, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(convert, "LONGEST_BUILD_S", 0.5)
+    before = set(os.listdir(os.path.dirname(model)))
+    with pytest.raises(convert.BuildRefused, match="has not come to an end within"):
+        convert.build(model, ConvertOptions(), lambda text: None)
+    assert set(os.listdir(os.path.dirname(model))) - before == {"small_ssd.refused.json"}
+
+
 def test_the_timing_cache_is_kept_and_grows(machine, tensorrt, model):
     tensorrt("8.2.1")
     files, _ = convert_it(model)
@@ -230,18 +264,6 @@ def test_a_heartbeat_is_heard_while_it_builds(machine, tensorrt, model, monkeypa
     monkeypatch.setattr(convert, "HEARTBEAT_S", 0.1)
     _, said = convert_it(model)
     assert said.count("building the engine, ") >= 3
-
-
-@pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told_that_it_takes_longer(tmp_path, monkeypatch, abstract):
-    address = "@edge-app-test-{}".format(os.getpid()) if abstract else str(tmp_path / "notify")
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
-    convert.tell_systemd("nobody listens", 30.0)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind("\0" + address[1:] if abstract else address)
-        systemd.settimeout(60)
-        convert.tell_systemd("building", 30.0)
-        assert systemd.recv(500) == b"STATUS=building\nEXTEND_TIMEOUT_USEC=30000000"
 
 
 def test_an_interrupted_build_ends_its_child_and_leaves_nothing(
