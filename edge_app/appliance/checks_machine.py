@@ -7,7 +7,7 @@ from typing import List, Optional, Tuple
 
 import edge_app
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
-from edge_app.appliance.machine import SERVICE_USER, STATE, Machine, User
+from edge_app.appliance.machine import SERVICE_USER, STATE, Machine
 from edge_app.appliance.sensors import Reading, Sensors
 from edge_app.config import LoadedSettings
 
@@ -199,11 +199,11 @@ def _why_not_writable(real: str, path: str, machine: Machine) -> Optional[Findin
         return failure(
             "",
             text,
-            "dmesg | grep -iE 'ext4|mmc|remount' | tail\nsudo touch /forcefsck && sudo reboot",
+            "dmesg | grep -iE 'ext4|mmc|remount' | tail\nsudo reboot",
         )
     writer = machine.users().get(SERVICE_USER) if path.startswith("/" + STATE) else None
     if writer is not None:
-        if not _may_write(real, writer):
+        if not machine.allows(writer, path, os.W_OK):
             fix = "sudo chown -R {0}:{0} {1}".format(SERVICE_USER, path)
             return failure("", "{}: the service's user may not write there".format(path), fix)
     elif not os.access(real, os.W_OK):
@@ -212,25 +212,15 @@ def _why_not_writable(real: str, path: str, machine: Machine) -> Optional[Findin
     return None
 
 
-def _may_write(path: str, user: User) -> bool:
-    facts = os.stat(path)
-    if facts.st_uid == user.number:
-        return bool(facts.st_mode & 0o200)
-    if facts.st_gid == user.group:
-        return bool(facts.st_mode & 0o020)
-    return bool(facts.st_mode & 0o002)
-
-
 def logs(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     """A camera daemon in an error loop writes gigabytes into the log."""
     sizes = []
     for name in machine.names("var/log"):
         try:
-            sizes.append(
-                (os.path.getsize(machine.path("var/log/" + name)) // _MIB, "/var/log/" + name)
-            )
+            taken = os.stat(machine.path("var/log/" + name)).st_blocks * 512  # lastlog is mostly holes
         except OSError:
             continue
+        sizes.append((taken // _MIB, "/var/log/" + name))
     if not sizes:
         return [not_needed("system logs", "no /var/log to be read here")]
     size, path = max(sizes)

@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 import socket
+import ssl
 from typing import Dict, List, Tuple
 
 from edge_app.appliance.cures import program, setup_command
 from edge_app.appliance.finding import Finding, failure, not_needed, ok, warning
 from edge_app.appliance.guard import is_loopback
-from edge_app.appliance.machine import CONFIG, SERVICE, Machine
+from edge_app.appliance.machine import CONFIG, SERVICE, SERVICE_USER, Machine
 from edge_app.appliance.mqtt import parse_address
 from edge_app.appliance.probe import ask, command
 from edge_app.config import LoadedSettings
@@ -116,9 +117,13 @@ def rtsp(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
         return [
             not_needed("RTSP stream", "display.kind is {}".format(loaded.settings.display.kind))
         ]
-    port = int(targets[0]) if targets[0].isdigit() else settings.port
+    port, option = settings.port, "--set rtsp.port={}"
+    if targets[0].isdigit():  # goes before the setting
+        port = int(targets[0])
+        others = [kind for kind in _kinds(loaded) if not kind.startswith("rtsp:")]
+        option = "--display " + ",".join(others + ["rtsp:{}"])
     found = _access("rtsp", settings.host, "password", settings.password)
-    found.append(_port("RTSP port", "rtsp.port", port, machine))
+    found.append(_port("RTSP port", "rtsp.port", port, machine, option))
     probed = ask("recorder", [settings.encoder])
     if probed.facts:
         return found + [ok("RTSP stream", "server and encoder work")]
@@ -135,17 +140,25 @@ def events(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     if not probed.facts:
         text = "paho-mqtt does not load: {}".format(probed.problem)
         return [failure("MQTT", text, setup_command("paho-mqtt"))]
-    password = settings.mqtt_password_file
-    if password and not os.access(password, os.R_OK):
-        text = "events.mqtt_password_file: {} may not be read by us, or is not there".format(
-            password
-        )
-        return [failure("MQTT", text, "ls -l {}".format(password))]
     try:
         address = parse_address(settings.mqtt)
+        for setting, path in (
+            ("events.mqtt_password_file", settings.mqtt_password_file),
+            ("events.mqtt_ca_file", settings.mqtt_ca_file if address.is_encrypted else ""),
+        ):
+            problem, fix = _unreadable(path, machine) if path else ("", "")
+            if problem:
+                return [failure("MQTT", "{}: {} {}".format(setting, path, problem), fix)]
+        if address.is_encrypted and settings.mqtt_ca_file:
+            ssl.create_default_context(cafile=machine.path(settings.mqtt_ca_file))
         socket.create_connection((address.host, address.port), _REACHED_S).close()
     except ConfigError as error:
         return [failure("MQTT", str(error), program("config"))]
+    except ssl.SSLError as error:
+        text = "events.mqtt_ca_file: {} is no file of certificates in PEM form ({})".format(
+            settings.mqtt_ca_file, error
+        )
+        return [failure("MQTT", text, "head -1 {}".format(settings.mqtt_ca_file))]
     except OSError as error:
         text = "the broker {}:{} cannot be reached ({}); events wait for it".format(
             address.host, address.port, error
@@ -154,15 +167,40 @@ def events(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     return [ok("MQTT", "a broker answers at {}:{}".format(address.host, address.port))]
 
 
-def _port(name: str, setting: str, port: int, machine: Machine) -> Finding:
-    """Nobody may listen there but our own service. Nothing is opened to find out."""
+def _unreadable(path: str, machine: Machine) -> Tuple[str, str]:
+    """Why the program may not read a file, and what to do; as root that is a question for the service."""
+    if not machine.exists(path):
+        return "is not there", "ls -ld {} {}".format(os.path.dirname(path), path)
+    user = machine.users().get(SERVICE_USER) if _is_root() else None
+    if user is None:
+        may_read = os.access(machine.path(path), os.R_OK)
+        return ("", "") if may_read else ("may not be read by us", "ls -l {}".format(path))
+    if machine.allows(user, path, os.R_OK):
+        return "", ""
+    fix = "sudo chown root:{0} {1} && sudo chmod 640 {1}\nls -ld {2}"
+    return (
+        "is there, but the service's user {} may not read it".format(SERVICE_USER),
+        fix.format(SERVICE_USER, path, os.path.dirname(path)),
+    )
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _port(name: str, setting: str, port: int, machine: Machine, option: str = "") -> Finding:
+    """Nobody may listen there but our own service. Nothing is opened to find out.
+
+    ``option`` gives another port; the setting by default.
+    """
+    other = "run " + (option or "--set " + setting + "={}")
     if port == 0:
         return not_needed(name, "{} is 0: any free one is taken".format(setting))
     inodes = machine.listeners(port)
     if not inodes:
         if port < 1024 and os.geteuid() != 0:
             text = "ports below 1024, as {}, are for root".format(port)
-            return failure(name, text, program("run --set {}={}".format(setting, port + 8000)))
+            return failure(name, text, program(other.format(port + 8000)))
         return ok(name, "{} is free".format(port))
     owners = machine.owners(inodes)
     if owners and all(owner.is_service for owner in owners):
@@ -171,7 +209,7 @@ def _port(name: str, setting: str, port: int, machine: Machine) -> Finding:
     if not owners and running:
         return ok(name, "{} is taken, it seems by {} (sudo shows it)".format(port, running[0]))
     who = ", ".join(str(owner) for owner in owners) or "another user's program (sudo shows which)"
-    fix = program("run --set {}={}".format(setting, port + 1))
+    fix = program(other.format(port + 1))
     return failure(name, "{} is taken by {}".format(port, who), fix)
 
 
@@ -183,11 +221,8 @@ def service(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
         return [warning("service", "installed, but systemd does not run here", "ps -p 1")]
     if not machine.exists(CONFIG):
         text = "installed, but its settings {} are missing".format(machine.path(CONFIG))
-        return [
-            failure(
-                "service", text, "sudo install -D -m 640 /dev/null {}".format(machine.path(CONFIG))
-            )
-        ]
+        fix = "sudo install -D -m 640 -o root -g {} /dev/null {}"
+        return [failure("service", text, fix.format(SERVICE_USER, machine.path(CONFIG)))]
     answer = command(["systemctl", "show", SERVICE, "--property=" + _PROPERTIES], _SYSTEMCTL_S)
     facts = dict(line.split("=", 1) for line in answer.text.splitlines() if "=" in line)
     if not facts:

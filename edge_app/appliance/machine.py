@@ -155,6 +155,31 @@ class Machine:
                 return int(words[2]), [member for member in words[3].split(",") if member]
         return None, ()
 
+    def allows(self, user: User, name: str, right: int) -> bool:
+        """Whether somebody else has a right to a path, by owner, group and mode of it and its folders.
+
+        Args:
+            right: ``os.R_OK``, ``os.W_OK`` or ``os.X_OK``.
+        """
+        folder = os.path.dirname(name.rstrip("/"))
+        if folder not in ("", "/") and not self.allows(user, folder, os.X_OK):
+            return False
+        try:
+            facts = os.stat(self.path(name))
+        except OSError:
+            return False
+        if facts.st_uid == user.number:
+            return bool(facts.st_mode & right << 6)
+        if facts.st_gid in self._groups(user):
+            return bool(facts.st_mode & right << 3)
+        return bool(facts.st_mode & right)
+
+    def _groups(self, user: User) -> List[int]:
+        """Numbers of the groups that somebody is in."""
+        lines = [line.split(":") for line in self.read("etc/group").splitlines()]
+        joined = [words[2] for words in lines if user.name in words[-1].split(",")]
+        return [user.group] + [int(number) for number in joined if number.isdigit()]
+
     def memory(self) -> Dict[str, int]:
         """/proc/meminfo, in bytes."""
         lines = re.findall(r"^(\w+):\s+(\d+) kB", self.read("proc/meminfo"), re.MULTILINE)

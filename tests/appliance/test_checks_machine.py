@@ -136,14 +136,21 @@ def test_a_full_and_a_read_only_disk(tmp_path, monkeypatch):
     Facts.f_favail = 0
     assert "inodes" in checks_machine._place("clip", "/", here).seen
     Facts.f_favail, Facts.f_flag = 5, os.ST_RDONLY
-    assert "mounted for reading only" in checks_machine._place("clip", "/", here).seen
+    found = checks_machine._place("clip", "/", here)
+    assert "mounted for reading only" in found.seen
+    assert found.fix.splitlines()[1:] == ["sudo reboot"], "nothing can be written there first"
 
 
-def test_a_log_that_has_run_away(tmp_path):
+def test_a_log_that_has_run_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks_machine, "_LOG_MIB", 2)
     here = machine(tmp_path, {"var/log/syslog": "x", "var/log/kern.log": "y"})
     assert only(checks_machine.logs(loaded(), here)).state == OK
+    with open(str(tmp_path / "var/log/lastlog"), "wb") as file:
+        file.truncate(600 << 20)  # a place for each user there could be, and nothing in it
+    assert only(checks_machine.logs(loaded(), here)).state == OK
     with open(str(tmp_path / "var/log/syslog"), "wb") as file:
-        file.truncate(600 << 20)
+        file.write(os.urandom(3 << 20))
+        os.fsync(file.fileno())
     found = only(checks_machine.logs(loaded(), here))
     assert found.state == WARNING and "truncate -s 0 /var/log/syslog" in found.fix
 

@@ -1,6 +1,9 @@
 """Screen, page, ports, unit."""
 
+import os
+import shutil
 import socket
+import ssl
 import sys
 
 import pytest
@@ -58,6 +61,27 @@ def test_a_port_somebody_else_has_by_the_real_proc():
     assert taken.state == FAILURE and "PID" in taken.seen
     assert taken.fix.endswith("run --set web.port={}".format(port + 1))
     assert free.state == OK
+
+
+@pytest.mark.parametrize(
+    "kind, cure",
+    [
+        ("rtsp:", "run --set rtsp.port={}"),
+        ("rtsp:{}", "run --display rtsp:{}"),
+        ("web,rtsp:{}", "run --display web,rtsp:{}"),
+    ],
+)
+def test_another_port_for_the_stream_is_proposed_where_it_was_given(gstreamer, kind, cure):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        port = server.getsockname()[1]
+        here = loaded(
+            "display.kind='{}'".format(kind.format(port)), "rtsp.port={}".format(port)
+        )
+        found = [one for one in checks_service.rtsp(here, Machine("/")) if one.name == "RTSP port"]
+    assert only(found).state == FAILURE
+    assert found[0].fix.endswith(cure.format(port + 1))
 
 
 def test_a_port_that_our_own_service_has(tmp_path):
@@ -136,6 +160,63 @@ def test_the_broker_is_reached_or_not(tmp_path):
     assert found.state == FAILURE and "mqtt_password_file" in found.seen
 
 
+def files_of_mqtt(tmp_path, owner, mode):
+    """A machine with a password file of such an owner, and a service; settings that name the file."""
+    user = "edge-app:x:{0}:{0}::/:/bin/sh".format(os.geteuid() + owner)
+    here = machine(tmp_path, {"etc/passwd": user, "etc/edge-app/password": "x"})
+    (tmp_path / "etc/edge-app/password").chmod(mode)
+    return here
+
+
+@pytest.mark.parametrize(
+    "owner, mode, folder, state",
+    [
+        (0, 0o600, 0o755, OK),
+        (1, 0o600, 0o755, FAILURE),  # "root:root 600": root may, the service may not
+        (1, 0o644, 0o755, OK),
+        (1, 0o644, 0o700, FAILURE),
+    ],
+)
+def test_the_password_must_be_readable_by_the_service(
+    tmp_path, monkeypatch, owner, mode, folder, state
+):
+    here = files_of_mqtt(tmp_path, owner, mode)
+    (tmp_path / "etc/edge-app").chmod(folder)
+    monkeypatch.setattr(checks_service, "_is_root", lambda: True)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(10)
+        broker = "events.mqtt=mqtt://127.0.0.1:{}/faces".format(server.getsockname()[1])
+        file = "events.mqtt_password_file=/etc/edge-app/password"
+        found = only(checks_service.events(loaded(broker, file), here))
+        monkeypatch.setattr(checks_service, "_is_root", lambda: False)
+        assert only(checks_service.events(loaded(broker, file), here)).state == OK, "we may"
+    assert found.state == state, found
+    if state == FAILURE:
+        assert "mqtt_password_file" in found.seen and "edge-app may not read it" in found.seen
+        assert found.fix.startswith("sudo chown root:edge-app /etc/edge-app/password")
+
+
+def test_the_authority_of_the_broker_must_be_one(tmp_path):
+    here = machine(tmp_path, {"etc/ca.pem": "no certificate"})
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(10)
+        broker = "events.mqtt=mqtts://127.0.0.1:{}/faces".format(server.getsockname()[1])
+        for name, words in (("/etc/ca.pem", "PEM"), ("/nowhere/ca.pem", "is not there")):
+            file = "events.mqtt_ca_file={}".format(name)
+            found = only(checks_service.events(loaded(broker, file), here))
+            assert found.state == FAILURE, found
+            assert "events.mqtt_ca_file: {}".format(name) in found.seen and words in found.seen
+            plain = broker.replace("mqtts:", "mqtt:")
+            assert only(checks_service.events(loaded(plain, file), here)).state == OK, "not used"
+        whole = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+        if os.path.exists(whole):
+            shutil.copy(whole, str(tmp_path / "etc/ca.pem"))
+            found = only(checks_service.events(loaded(broker, "events.mqtt_ca_file=/etc/ca.pem"), here))
+            assert found.state == OK
+
+
 def test_a_service_that_is_not_installed_or_has_no_settings(tmp_path):
     assert only(checks_service.service(loaded(), machine(tmp_path))).state == NOT_NEEDED
 
@@ -163,6 +244,7 @@ def test_what_systemd_says_of_it(tmp_path, monkeypatch, facts, state, words):
     here = machine(tmp_path, UNIT)
     found = only(checks_service.service(loaded(), here))
     assert found.state == FAILURE and "its settings" in found.seen
+    assert "install -D -m 640 -o root -g edge-app /dev/null" in found.fix, "it must read them"
     found = only(checks_service.service(loaded(), machine(tmp_path, CONFIG)))
     assert found.state == state and words in found.seen
 
