@@ -78,16 +78,14 @@ def build(
     card = load_card(card_path(onnx_path))
     verify_model(card, onnx_path)
     files = cache.files_of(onnx_path, options.output)
-    gpu = _gpu_or_none()
+    gpu = _gpu_for(options.sm)
     with _kept_beside(files.engine):
         try:
             _build(onnx_path, card, gpu, files, options, progress)
         except BuildRefused as error:
-            if gpu is not None and options.sm in (0, gpu.sm):
+            if gpu is not None:
                 _remember(error, files, card, gpu, options)
             raise
-        with suppress(FileNotFoundError):
-            os.remove(files.refusal)
     return files
 
 
@@ -123,6 +121,8 @@ def _build(
     progress: Progress,
 ) -> None:
     os.makedirs(os.path.dirname(files.engine), exist_ok=True)
+    if gpu is not None:
+        parity.import_onnxruntime()  # or the engine could not be compared, after minutes
     started = time.monotonic()
     with cache.build_folder(os.path.dirname(files.engine)) as folder:
         plan = os.path.join(folder, "plan")
@@ -139,14 +139,18 @@ def _build(
         )
         record = _record(plan, report, _fingerprint(card, report.tensorrt, gpu, options))
         record = record._replace(workspace_mib=workspace_mib)
-        if gpu is not None and options.sm in (0, gpu.sm):
+        if gpu is not None:
             try:
                 record = _gate(onnx_path, card, plan, record, options.force, progress)
+            except EngineRefused as error:
+                raise BuildRefused("the new engine is refused: {}".format(error)) from error
             except OutOfMemoryError as error:  # not as such: a restart would build for minutes again
                 raise DetectorError("the new engine cannot be tried: {}".format(error)) from error
         cache.publish(plan, files.engine)
         cache.save_record(record, files.record)
-    if gpu is not None and options.sm in (0, gpu.sm):
+    with suppress(FileNotFoundError):
+        os.remove(files.refusal)
+    if gpu is not None:
         _compile_kernels(files, gpu.sm, progress)
     else:
         _try_to_compile_kernels(files, options.sm, progress)
@@ -253,24 +257,25 @@ def _precision_of(files: EngineFiles) -> str:
         return "fp16"  # cache.why_stale says what is wrong with it
 
 
-def _gpu_or_none() -> Optional[Gpu]:
+def _gpu_for(sm: int) -> Optional[Gpu]:
+    """The GPU that is here, where an engine for ``sm`` runs on it (0: on whatever is here)."""
     try:
-        return describe_gpu()
+        gpu = describe_gpu()
     except DetectorError as error:
         log.info("no GPU here: %s", error)
         return None
+    return gpu if sm in (0, gpu.sm) else None
 
 
 def _fingerprint(
     card: ModelCard, tensorrt: str, gpu: Optional[Gpu], options: ConvertOptions
 ) -> Fingerprint:
-    here = gpu is not None and options.sm in (0, gpu.sm)
     return Fingerprint(
         onnx_sha256=card.sha256,
         tensorrt=tensorrt,
-        gpu=gpu.name if gpu is not None and here else cache.ANY_GPU,
-        sm=gpu.sm if gpu is not None and here else options.sm,
-        l4t=cache.l4t_release() if here else "",
+        gpu=gpu.name if gpu is not None else cache.ANY_GPU,
+        sm=gpu.sm if gpu is not None else options.sm,
+        l4t=cache.l4t_release() if gpu is not None else "",
         precision=options.precision,
         converter=cache.CONVERTER,
     )

@@ -52,16 +52,26 @@ def golden_pictures(count: int = 6) -> List[np.ndarray]:
     return pictures + [noise.astype(np.uint8)]
 
 
+def import_onnxruntime() -> Any:
+    """What gives the reference.
+
+    Raises:
+        DetectorError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DetectorError("ONNX Runtime is not installed: pip install onnxruntime.") from error
+    return onnxruntime
+
+
 def onnx_answers(onnx_path: str, card: ModelCard) -> Infer:
     """The reference: the model in float32 by ONNX Runtime, on the CPU.
 
     Raises:
         DetectorError: ONNX Runtime is not installed, or does not take the model.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DetectorError("ONNX Runtime is not installed: pip install onnxruntime.") from error
+    onnxruntime = import_onnxruntime()
     try:
         session = onnxruntime.InferenceSession(onnx_path, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no base

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -88,11 +89,12 @@ def test_a_moment_without_memory_costs_no_engine(desk, monkeypatch, verified):
 
 def test_words_about_memory_are_not_yet_a_want_of_it(desk, monkeypatch):
     monkeypatch.setenv("TRT_STANDIN_NO_CONTEXT", "Lazy loading can reduce device memory usage")
-    monkeypatch.setenv("TRT_STANDIN_NOISE", "0.1")
     before = desk.written_ns
-    with pytest.raises(convert.EngineRefused, match="cannot run"):
+    with pytest.raises(convert.BuildRefused, match="the new engine is refused: .* cannot run"):
         desk.start()
     assert desk.written_ns == before  # the new one was no better, and is not in its place
+    with pytest.raises(convert.BuildRefused, match="is not built again"):
+        desk.start()
 
 
 def test_auto_takes_the_gpu_where_all_is_well(desk):
@@ -164,21 +166,43 @@ def test_a_new_engine_without_memory_to_try_it_is_no_reason_to_build_at_every_re
 def test_a_builder_that_is_ended_from_outside_is_no_refusal(desk, monkeypatch, caplog):
     """As by systemd, which ends a service's processes all at once."""
     os.remove(desk.files.engine)
-    monkeypatch.setattr(convert.sys, "executable", shutil.which("false"))
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
     on_the_cpu(desk, caplog, "the builder ended with status 1")
     assert not os.path.exists(desk.files.refusal)
 
 
+def no_compiler():
+    raise DetectorError("no CUDA compiler")
+
+
 def test_without_a_compiler_auto_is_the_cpu_and_keeps_the_engine(desk, monkeypatch, caplog):
     os.remove(desk.files.cubins[0])
-
-    def none():
-        raise DetectorError("no CUDA compiler")
-
-    monkeypatch.setattr(compiler, "find_compiler", none)
+    monkeypatch.setattr(compiler, "find_compiler", no_compiler)
     before = desk.written_ns
     on_the_cpu(desk, caplog, "no CUDA compiler")
     assert desk.written_ns == before
+
+
+def test_without_onnx_runtime_nothing_is_built_that_could_not_be_compared(desk, monkeypatch):
+    os.remove(desk.files.engine)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    said = []
+    with pytest.raises(DetectorError, match="ONNX Runtime is not installed"):
+        convert.build(desk.model, progress=said.append)
+    assert said == []
+
+
+def test_an_old_refusal_is_forgotten_once_there_is_an_engine(desk, monkeypatch):
+    monkeypatch.setenv("TRT_STANDIN_NOISE", "0.1")
+    with pytest.raises(convert.BuildRefused):
+        convert.build(desk.model, progress=lambda text: None)
+    assert os.path.exists(desk.files.refusal) and os.path.exists(desk.files.engine)
+    monkeypatch.delenv("TRT_STANDIN_NOISE")
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "find_compiler", no_compiler)
+        with pytest.raises(DetectorError, match="no CUDA compiler"):
+            convert.build(desk.model, progress=lambda text: None)
+    assert not os.path.exists(desk.files.refusal)
 
 
 def test_a_closed_folder_makes_auto_the_cpu(desk, monkeypatch, caplog):

@@ -31,7 +31,7 @@ def rtx(nvidia, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(convert.compiler, "cuda_folders", lambda: [str(tmp_path)])
     monkeypatch.syspath_prepend(toolkit)
-    monkeypatch.setattr(convert, "_gpu_or_none", lambda: None)
+    monkeypatch.setattr(convert, "_gpu_for", lambda sm: None)
 
 
 def convert_it(model, **options):
