@@ -91,33 +91,29 @@ grow() { # the partition of / up to the end of the card, then its file system
 }
 
 swap() { # for the build of the engine: CPU and GPU share 4 GB
-  file=/var/swap.edge-app # provision.sh would make the same
-  free_mb=$(df -Pk /var | awk 'NR == 2 { print int($4 / 1024) }')
-  size_mb=${EDGE_APP_SWAP_MB:-4096}
-  [ "$size_mb" -le $((free_mb / 4)) ] || size_mb=$((free_mb / 4))
-  if [ ! -e "$file" ]; then
-    [ "$size_mb" -ge 64 ] || { say "$free_mb MB are free: no swap" && return 0; }
-    rm -f "$file.new"
-    fallocate -l "${size_mb}M" "$file.new"
-    chmod 600 "$file.new"
-    mkswap "$file.new" >/dev/null
-    sync
-    mv "$file.new" "$file"
-  fi
-  grep -q "^$file " /etc/fstab || { cat /etc/fstab && printf '%s none swap sw,pri=1 0 0\n' "$file"; } | put /etc/fstab 644
-  grep -q "^$file " /proc/swaps || swapon "$file"
-  say "swap: $(($(stat -c %s "$file") >> 20)) MB"
+  SWAP_MB=${EDGE_APP_SWAP_MB:-4096} sh "$here/provision.sh" swap
 }
 
 provision() { # packages and pycuda, from the internet; what fails here does not keep the release from its turn
-  [ -e "$here/provision.sh" ] || return 0
+  [ ! -e "$here/offline" ] || return 0
   tries=0
   until ip route show default | grep -q .; do
     tries=$((tries + 1))
     [ "$tries" -le 60 ] || { say "no way to the internet, which packages and pycuda come from" && return 1; }
     sleep 1
   done
+  wait_for_time
   sh "$here/provision.sh"
+}
+
+wait_for_time() { # apt and pip refuse what is signed in the future; a board without a battery wakes up in the past
+  command -v timedatectl >/dev/null || return 0
+  tries=0
+  until timedatectl status 2>/dev/null | grep -q 'synchronized: yes'; do
+    tries=$((tries + 1))
+    [ "$tries" -le 120 ] || { say "no time server has answered; going on, it is $(date)" && return 0; }
+    sleep 1
+  done
 }
 
 release() { # unpacked, its engine built, started and watched, by the script that also does so for make deploy

@@ -434,8 +434,9 @@ def put_in(system: System, wanted: Wanted, key: str) -> None:
     deploy = os.path.join(ROOT, "deploy")
     system.copy(os.path.join(deploy, "first-boot.sh"), FIRST_BOOT + "/first-boot.sh", 0o755)
     system.copy(wanted.release, FIRST_BOOT + "/release.tar")
-    if not wanted.offline:
-        system.copy(os.path.join(deploy, "provision.sh"), FIRST_BOOT + "/provision.sh", 0o755)
+    system.copy(os.path.join(deploy, "provision.sh"), FIRST_BOOT + "/provision.sh", 0o755)
+    if wanted.offline:
+        system.write(FIRST_BOOT + "/offline", "")
     system.write(FIRST_BOOT + "/authorized_keys", key + "\n")
     system.write(FIRST_BOOT + "/user", wanted.user + "\n")
     units = "/etc/systemd/system"

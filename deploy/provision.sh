@@ -3,7 +3,10 @@
 #   JetPack 4.6, 5, 6: apt packages, pycuda against the device's CUDA, full power, clocks at every boot, swap
 #   Debian, Ubuntu:    apt packages for the CPU detector
 #   all:               user edge-app and its groups, limits of the log
-# The last line is UNCHANGED or says how much was changed. Needs the internet, unlike a deploy.
+#   provision.sh swap  only the swap file of a Jetson
+# A step that fails does not keep the others from their turn; a step that was cut short goes on at the next run.
+# The last line is UNCHANGED, or DONE and how much was changed, or FAILED and what; then the exit status is 1. Needs the
+# internet, unlike a deploy. LOCK_S: whoever else installs packages is waited for so long.
 set -eu
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
@@ -11,13 +14,20 @@ export PATH LC_ALL=C DEBIAN_FRONTEND=noninteractive PIP_ROOT_USER_ACTION=ignore
 
 root=${EDGE_APP_ROOT:-} # another root, for tests of what is written
 SWAP_MB=${SWAP_MB:-4096} # of a Jetson; building an engine on 4 GB needs it
-changes=0
+LOCK_S=${LOCK_S:-600}
+changes=0 failed=''
 
 say() { printf '%s\n' "$*"; }
 changed() {
   changes=$((changes + 1))
   say "changed: $*"
 }
+
+trouble() { # WORDS...: a step failed; the others have their turn
+  failed="$failed${failed:+; }$*"
+}
+
+now_s() { cut -d. -f1 /proc/uptime; } # the wall clock may be set meanwhile
 
 l4t_of() { sed -n 's/^# R\([0-9]*\).*REVISION: \([0-9.]*\).*/\1.\2/p' "$root/etc/nv_tegra_release" 2>/dev/null || true; }
 
@@ -36,42 +46,79 @@ write() { # PATH MODE < content: true when it was another one
 
 # --- packages ------------------------------------------------------------------------------------------------------------
 
-wanted_packages() {
-  # GStreamer for Python: the ribbon camera, RTSP. libgomp1: onnxruntime. The rest: builds of pycuda.
-  say python3 python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
-    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav \
-    gstreamer1.0-plugins-ugly libgomp1 python3-venv sudo util-linux
-  if [ -n "$l4t" ]; then
-    say python3-numpy python3-dev python3-distutils g++ libopencv-python v4l-utils
-    case $l4t in 32.*) ;; *) say python3-libnvinfer ;; esac
-  elif [ "$(uname -m)" = aarch64 ]; then
+needed_packages() { # GStreamer for Python: the ribbon camera. libgomp1: onnxruntime
+  say python3 python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base \
+    gstreamer1.0-plugins-good libgomp1 python3-venv sudo util-linux
+  if [ -z "$l4t" ] && [ "$(uname -m)" = aarch64 ]; then
     say python3-numpy python3-opencv # a release for this Python may leave them to JetPack
   fi
+}
+
+more_packages() { # not every system has them. RTSP, clips; of a Jetson what JetPack mostly brings and builds of pycuda need
+  say gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad gstreamer1.0-libav gstreamer1.0-plugins-ugly
+  [ -n "$l4t" ] || return 0
+  say python3-numpy python3-dev python3-distutils g++ libopencv-python v4l-utils
+  case $l4t in 32.*) ;; *) say python3-libnvinfer ;; esac
 }
 
 is_installed() {
   dpkg-query -W -f '${Status} ${Provides}\n' "$1" "${1}t64" 2>/dev/null | grep -q '^install ok installed'
 }
 
+apt() { # ARGUMENTS...: apt-get, whose words are then in said; waits for whoever else is at it (updates of the system itself)
+  until said=$(apt-get -qq "$@" 2>&1); do
+    case $said in
+    *'Could not get lock'* | *'nable to lock'* | *'nable to acquire'*)
+      [ "$(now_s)" -lt "$lock_until" ] || return 1
+      [ -n "$waiting" ] || say "somebody else installs packages: waiting, $LOCK_S s at most"
+      waiting=yes
+      sleep 3
+      ;;
+    *'dpkg was interrupted'*) # by a power cut
+      [ -z "$configured" ] || return 1
+      configured=yes
+      dpkg --configure -a >/dev/null 2>&1 || return 1
+      ;;
+    *) return 1 ;;
+    esac
+  done
+}
+
 install_packages() {
-  missing=
-  for package in $(wanted_packages); do
+  missing='' unknown='' lost='' words='' waiting='' configured=''
+  lock_until=$(($(now_s) + LOCK_S))
+  for package in $(needed_packages) $(more_packages); do
     is_installed "$package" || missing="$missing $package"
   done
   [ -n "$missing" ] || return 0
-  apt-get update -qq >/dev/null 2>&1 || say "the package lists could not be refreshed; going on with the old ones"
-  failed=
-  # shellcheck disable=SC2086  # a list of words is meant
-  apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 || true
-  for package in $missing; do # a name that this system does not know must not cost the others
-    is_installed "$package" || apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1 || true
-    if is_installed "$package"; then changed "installed $package"; else failed="$failed $package"; fi
-  done
-  [ -z "$failed" ] || say "not to be had here:$failed"
-  if ! is_installed python3-gi; then
-    say "python3-gi is needed and could not be installed: is there a way to the internet, and a package list?"
-    exit 1
+  reached=yes
+  if ! apt update || say "$said" | grep -q '^[WE]:'; then
+    say "the package lists could not be refreshed; going on with the old ones"
+    say "$said" | grep '^[WE]:' | sort -u | head -n 3
+    # A name that is in none of the old lists may be in the new ones. (Expired keys of others do not hinder us.)
+    if say "$said" | grep -Eqi 'resolv|connect|unreachable|timed out'; then reached=; fi
   fi
+  # shellcheck disable=SC2086  # a list of words is meant
+  apt install -y --no-install-recommends $missing || true
+  for package in $missing; do # a name that this system does not know must not cost the others
+    if is_installed "$package" || { apt install -y --no-install-recommends "$package" && is_installed "$package"; }; then
+      changed "installed $package"
+    elif [ -n "$reached" ] && is_unknown && ! needed_packages | tr ' ' '\n' | grep -qxF "$package"; then
+      unknown="$unknown $package"
+    else
+      lost="$lost $package"
+      words="$words
+$(say "$said" | grep '^E:' || true)"
+    fi
+  done
+  [ -z "$unknown" ] || say "not to be had here:$unknown"
+  [ -n "$lost" ] || return 0
+  say "$words" | sed '/^$/d' | sort -u | head -n 5
+  trouble "not installed:$lost"
+}
+
+is_unknown() { # by what apt has said
+  case $said in *'Unable to locate package'* | *'no installation candidate'*) ;; *) return 1 ;; esac
 }
 
 # --- pycuda, which nobody publishes for a Jetson ---------------------------------------------------------------------------
@@ -119,14 +166,18 @@ pip() { nice -n 5 "$tools/bin/python" -m pip --disable-pip-version-check -q inst
 full_power() { # of the Nano; what the modes of an Orin mean depends on the board and on what it is cooled by
   command -v nvpmodel >/dev/null || return 0
   case $l4t in 32.*) ;; *) say "the power mode stays as it is: nvpmodel -q" && return 0 ;; esac
-  if [ "$(nvpmodel -q 2>/dev/null | tail -n 1)" != 0 ]; then
-    nvpmodel -m 0 </dev/null && changed "power mode 0 (all cores, full clocks); it stays over a reboot"
+  [ "$(nvpmodel -q 2>/dev/null | tail -n 1)" != 0 ] || return 0
+  if nvpmodel -m 0 </dev/null; then
+    changed "power mode 0 (all cores, full clocks); it stays over a reboot"
+  else
+    trouble "no full power: nvpmodel -m 0"
   fi
 }
 
 clocks_unit() { # nvpmodel allows the clocks, jetson_clocks holds them there, and forgets at every boot
   command -v jetson_clocks >/dev/null || return 0
-  write /etc/systemd/system/edge-app-clocks.service 644 <<X || return 0
+  unit=edge-app-clocks.service
+  if write /etc/systemd/system/$unit 644 <<X; then systemctl daemon-reload; fi
 [Unit]
 Description=Clocks of a Jetson at their highest, for edge-app
 After=nvpmodel.service
@@ -139,21 +190,43 @@ ExecStart=$(command -v jetson_clocks)
 [Install]
 WantedBy=multi-user.target
 X
-  systemctl daemon-reload
-  systemctl enable -q --now edge-app-clocks.service
+  if systemctl is-enabled -q $unit 2>/dev/null; then
+    :
+  elif systemctl enable -q $unit; then
+    changed "enabled $unit"
+  else
+    trouble "systemctl enable $unit"
+  fi
+  systemctl start $unit || trouble "jetson_clocks failed: journalctl -u $unit"
 }
 
-swap_file() {
-  [ "$(awk '/^SwapTotal/ { print int($2 / 1024) }' /proc/meminfo)" -lt "$((SWAP_MB / 2))" ] || return 0
-  [ ! -e /var/swap.edge-app ] || return 0
-  free=$(df -Pk /var | awk 'NR == 2 { print int($4 / 1024) }')
-  [ "$free" -gt $((SWAP_MB * 2)) ] || { say "no room for a swap file: $free MB free" && return 0; }
-  fallocate -l "${SWAP_MB}M" /var/swap.edge-app
-  chmod 600 /var/swap.edge-app
-  mkswap /var/swap.edge-app >/dev/null
-  swapon /var/swap.edge-app
-  grep -q '^/var/swap.edge-app ' /etc/fstab || say '/var/swap.edge-app none swap sw,pri=1 0 0' >>/etc/fstab
-  changed "a swap file of $SWAP_MB MB"
+swap_file() { # whole or not at all: a power cut at any moment costs nothing but another run
+  file=/var/swap.edge-app
+  if [ ! -e "$root$file" ]; then
+    # A machine with swap of its own needs none of ours; that of JetPack is half of it, in compressed memory.
+    [ "$(awk '/^SwapTotal/ { print int($2 / 1024) }' /proc/meminfo)" -lt "$((SWAP_MB / 2))" ] || return 0
+    free_mb=$(df -Pk "$root/var" | awk 'NR == 2 { print int($4 / 1024) }')
+    size_mb=$((SWAP_MB <= free_mb / 4 ? SWAP_MB : free_mb / 4))
+    [ "$size_mb" -ge 64 ] || { say "no room for a swap file: $free_mb MB free" && return 0; }
+    rm -f "$root$file.new"
+    if ! { fallocate -l "${size_mb}M" "$root$file.new" && chmod 600 "$root$file.new" && mkswap "$root$file.new" >/dev/null; }; then
+      rm -f "$root$file.new"
+      trouble "no swap file"
+      return 0
+    fi
+    sync
+    mv "$root$file.new" "$root$file"
+    changed "a swap file of $size_mb MB"
+  fi
+  if ! grep -q "^$file " "$root/etc/fstab"; then
+    { cat "$root/etc/fstab" && say "$file none swap sw,pri=1 0 0"; } >"$root/etc/fstab.new"
+    sync
+    mv -f "$root/etc/fstab.new" "$root/etc/fstab"
+    changed "the swap file is in fstab"
+  fi
+  # One that was cut off before it had a header is our own all the same.
+  grep -q "^$root$file " /proc/swaps || swapon "$root$file" 2>/dev/null ||
+    { mkswap "$root$file" >/dev/null && swapon "$root$file"; } || trouble "swapon $file"
 }
 
 # --- every device ----------------------------------------------------------------------------------------------------------
@@ -186,6 +259,16 @@ X
   [ -n "$root" ] || systemctl restart systemd-journald
 }
 
+at_the_end() {
+  [ -z "$failed" ] || { say "FAILED: $failed" && exit 1; }
+  if [ "$changes" -eq 0 ]; then say "UNCHANGED: everything is as it should be"; else say "DONE: $changes changes"; fi
+  exit 0
+}
+
+if [ "${1:-}" = swap ]; then
+  swap_file
+  at_the_end
+fi
 l4t=$(l4t_of)
 case $l4t in
 32.[67].* | 35.* | 36.* | '') ;;
@@ -199,6 +282,6 @@ if [ -n "$l4t" ]; then
   full_power
   clocks_unit
   swap_file
-  install_pycuda || { say "FAILED: without pycuda the GPU is not used" && exit 1; }
+  install_pycuda || trouble "without pycuda the GPU is not used"
 fi
-if [ "$changes" -eq 0 ]; then say "UNCHANGED: everything is as it should be"; else say "DONE: $changes changes"; fi
+at_the_end

@@ -119,6 +119,35 @@ def test_all_done_the_folder_and_the_unit_are_gone(system, folder):
     assert not folder.exists()
 
 
+TIME = """
+printf '#!/bin/sh\\necho default via 10.0.0.1\\n' >/usr/local/sbin/ip
+printf '#!/bin/sh\\n' >/usr/local/sbin/sleep
+printf '#!/bin/sh\\necho asked\\ntest -e {0}/asked && echo System clock synchronized: yes; touch {0}/asked\\n' >/usr/local/sbin/timedatectl
+chmod 755 /usr/local/sbin/*
+printf 'echo provisioning $1 $SWAP_MB\\n' >{1}/provision.sh
+"""
+
+
+def test_packages_are_asked_for_when_the_clock_is_right(system, folder, tmp_path):
+    said = system(TIME.format(tmp_path, folder) + "step provision; ls {}/asked".format(tmp_path))
+    assert said.split() == ["provisioning", "{}/asked".format(tmp_path)]
+
+
+def test_without_a_time_server_it_goes_on(system, folder, tmp_path):
+    said = system(TIME.format(tmp_path / "nothing", folder) + "step provision")
+    assert "first boot: no time server has answered; going on" in said
+    assert said.splitlines()[-1] == "provisioning"
+
+
+def test_a_card_for_use_without_the_internet_asks_nobody(system, folder, tmp_path):
+    assert system(TIME.format(tmp_path, folder) + "touch {}/offline; step provision".format(folder)) == ""
+
+
+def test_swap_is_made_as_make_provision_does(system, folder, tmp_path):
+    said = system(TIME.format(tmp_path, folder) + "step swap; EDGE_APP_SWAP_MB=128 step swap")
+    assert said.splitlines() == ["provisioning swap 4096", "provisioning swap 128"]
+
+
 @pytest.fixture
 def card(tmp_path):
     """A card of 110 MiB with an image of 66 MiB on it, its partitions known to the kernel; (device, file)."""

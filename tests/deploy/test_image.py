@@ -114,13 +114,13 @@ def test_the_image_holds_all_that_the_first_boot_needs(make, workshop):
 
 
 def test_a_device_without_the_internet_is_not_provisioned(make):
-    for options, there in (((), True), (("--offline",), False)):
+    for options, offline in (((), False), (("--offline",), True)):
         _, _, out = make(*options)
         offset = image.find_app(out).offset_bytes
         listed = run(
             "debugfs", "-R", "ls /opt/edge-app/first-boot", "{}?offset={}".format(out, offset)
         )
-        assert ("provision.sh" in listed) is there
+        assert ("offline" in listed) is offline and "provision.sh" in listed
         os.unlink(out)
 
 
