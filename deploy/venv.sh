@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes or refreshes a virtual environment; does nothing when it is up to date.
 #   sh deploy/venv.sh PYTHON FOLDER REQUIREMENTS...
-# Names ending in gstreamer*.txt may fail to build: the program then goes on without GStreamer, and says so.
+# Names ending in gstreamer*.txt may fail to build: the program then goes on without GStreamer, and says so; the next run
+# tries again.
 set -eu
 python=$1 folder=$2
 shift 2
@@ -29,6 +30,7 @@ else
   $pip install "setuptools<81" wheel
   build=
 fi
+installed=
 for requirements in $missing; do
   case $requirements in
     *gstreamer*)
@@ -36,10 +38,13 @@ for requirements in $missing; do
       # shellcheck disable=SC2086
       sed 's/#.*//;/^$/d' "$requirements" | { while read -r one; do
         $pip install $build "$one" || exit 1
-      done; } >"$folder/gstreamer.log" 2>&1 ||
-        echo "PyGObject did not build (see $folder/gstreamer.log): without it there is no CSI camera and no RTSP." ;;
+      done; } >"$folder/gstreamer.log" 2>&1 || {
+        echo "PyGObject did not build (see $folder/gstreamer.log): without it there is no CSI camera and no RTSP."
+        continue
+      } ;;
     *) $pip install --prefer-binary -r "$requirements" ;;
   esac
+  installed="$installed $requirements"
 done
 $pip install --no-deps --no-build-isolation -e .
 [ -e /etc/nv_tegra_release ] || "$folder/bin/python" -c 'import cv2' 2>/dev/null || {
@@ -47,4 +52,4 @@ $pip install --no-deps --no-build-isolation -e .
   $pip uninstall -y opencv-python
   $pip install --prefer-binary opencv-python-headless
 }
-for requirements in $missing; do stamp "$requirements" >>"$folder/ready"; done
+for requirements in $installed; do stamp "$requirements" >>"$folder/ready"; done
