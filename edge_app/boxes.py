@@ -51,8 +51,9 @@ def default_boxes(layers: Sequence[BoxLayer], input_wh: Tuple[int, int]) -> np.n
 def paper_layers(input_wh: Tuple[int, int] = (300, 300)) -> List[BoxLayer]:
     """SSD300's own table (section 2.2 and 3.1): 8,732 boxes at 300x300.
 
-    Scales run from 0.2 to 0.9 of the side with 0.1 on conv4_3; a map has one box of ratio 1 at the
-    geometric mean of its scale and the next besides those of its ratios.
+    The sizes are those of the authors' code, 0.2 to 0.88 of the side in steps of 0.17, with 0.1 on
+    conv4_3; a map has one box of ratio 1 at the geometric mean of its size and the next besides those
+    of its ratios.
 
     Args:
         input_wh: in pixels, both over 256. The side of an input that is no square is that of the

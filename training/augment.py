@@ -42,7 +42,6 @@ class View(NamedTuple):
     window: "Window"
     flip: bool
     rough: bool  # nearest pixel instead of bilinear
-    soft: bool  # reduced from a blurred picture
     grey: int  # beyond the picture's edge
     distortion: Distortion
     faces: np.ndarray  # (G, 4) float32, as in ``Example``
@@ -103,13 +102,12 @@ def choose(
     window = choose_window(size_wh, faces, input_wh, recipe, rng)
     flip = bool(rng.random() < 0.5)
     draw = rng.random()
-    # A quarter is sampled with care or roughly, the rest as the camera's frame is: see ``cut``.
-    rough, soft = bool(draw < 0.15), bool(draw > 0.9)
+    rough = bool(draw < 0.15)  # the rest as the camera's frame is: see ``cut``
     grey = int(rng.integers(60, 160))
     faces, hidden = place(faces, window, input_wh, flip, recipe.smallest_px)
     ignored, specks = place(ignored, window, input_wh, flip, recipe.smallest_px)
     ignored = np.concatenate([ignored, specks, hidden])
-    return View(window, flip, rough, soft, grey, choose_distortion(rng), faces, ignored)
+    return View(window, flip, rough, grey, choose_distortion(rng), faces, ignored)
 
 
 def choose_distortion(rng: np.random.Generator) -> Distortion:
@@ -220,8 +218,7 @@ def cut(pixels: np.ndarray, view: View, input_wh: Tuple[int, int]) -> np.ndarray
     """The window, stretched to the input; grey of a random depth beyond the picture's edge.
 
     The camera's frame is reduced with plain bilinear sampling, which aliases; the pictures of the
-    set have been reduced with care before. One in four is sampled roughly or softly, so that all
-    are familiar.
+    set have been reduced with care before. Some are sampled roughly, so that both are familiar.
 
     Args:
         pixels: (H, W, 3) uint8 BGR; not written to.
@@ -240,8 +237,6 @@ def cut(pixels: np.ndarray, view: View, input_wh: Tuple[int, int]) -> np.ndarray
     )
     if view.flip:
         matrix[0] = [-scale_x, 0, input_wh[0] - 1 - matrix[0, 2]]
-    if view.soft and max(scale_x, scale_y) < 1:
-        pixels = cv2.blur(pixels, (2, 2))
     method = cv2.INTER_NEAREST if view.rough else cv2.INTER_LINEAR
     edge = (view.grey,) * 3
     return cv2.warpAffine(pixels, matrix, input_wh, flags=method, borderValue=edge)

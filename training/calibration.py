@@ -22,7 +22,7 @@ from edge_app.config import DetectorSettings
 from edge_app.detector import Stretch
 from edge_app.errors import ConfigError
 from edge_app.images import read_image
-from training import command, data, protocol
+from training import command, data, export, protocol
 from training.evaluate import SCORE_FLOOR, SHOWN, Judgement, at_score, plain_truths, rounded
 from training.protocol import Found, Truth
 
@@ -70,7 +70,8 @@ def answer(path: str, samples: Sequence[data.Sample], threads: int) -> Answers:
         pixels = read_image(sample.path)
         size_wh = (pixels.shape[1], pixels.shape[0])
         truth = large_enough(truth, np.sqrt(np.prod(model.input.size_wh) / np.prod(size_wh)))
-        rough = cv2.resize(pixels, model.input.size_wh, interpolation=cv2.INTER_NEAREST)
+        # INTER_NEAREST would move the picture by half a pixel of the input.
+        rough = cv2.resize(pixels, model.input.size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
         for view in (pixels, rough):
             offsets, scores = session.run(list(model.outputs), {model.input.name: stretch(view)})
             chosen = boxes.select(
@@ -216,6 +217,12 @@ def calibrate(answers: Answers, count: int, precision: float) -> Calibrated:
     return Calibrated(factor, shifts)
 
 
+def after(first: export.Calibration, second: Calibrated) -> Calibrated:
+    """One calibration in the place of two, the second of which was fitted to what the first gives."""
+    shifts = np.resize(first.shift, len(second.shifts)) * second.factor + second.shifts
+    return Calibrated(first.factor * second.factor, shifts.tolist())
+
+
 def judged(answers: Answers, scores: np.ndarray) -> Dict[str, Optional[float]]:
     """Precision and recall at 0.95 of answers with these (D,) scores."""
     overlap = np.zeros(len(scores))
@@ -235,7 +242,7 @@ def held_out(answers: Answers, count: int, precision: float) -> Dict[str, Option
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Print the options for ``training.export``."""
     parser = argparse.ArgumentParser(prog="training.calibration", description=__doc__)
-    parser.add_argument("onnx", help="the model, exported without calibration")
+    parser.add_argument("onnx", help="the model; if it is calibrated, what is printed replaces that")
     parser.add_argument("--data", required=True, help="folder with wider/")
     parser.add_argument("--precision", type=float, default=0.99, help="wanted at 0.95")
     parser.add_argument(
@@ -255,7 +262,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
             )
         )
     answers = answer(options.onnx, samples, options.threads)
-    count = len(card.load_card(card.card_path(options.onnx)).layers)
+    model = card.load_card(card.card_path(options.onnx))
+    count = len(model.layers)
     check_enough(answers)
     fitted = calibrate(answers, count, options.precision)
     at_shown = "{} pictures, twice; at 0.95{}: precision {precision}, recall {recall}"
@@ -263,8 +271,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     print(at_shown.format(len(samples), "", **rounded(known)))
     unknown = held_out(answers, count, options.precision)
     print(at_shown.format(len(samples), ", each calibrated by others", **rounded(unknown)))
-    shifts = " ".join("{:.4f}".format(one) for one in fitted.shifts)
-    print("--factor {:.4f} --shift {}".format(fitted.factor, shifts))
+    whole = after(export.Calibration(**model.training.get("calibration", {})), fitted)
+    shifts = " ".join("{:.4f}".format(one) for one in whole.shifts)
+    print("--factor {:.4f} --shift {}".format(whole.factor, shifts))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@
 #   long vgg_50 mobilenet_50 blazeface    the networks of docs/results.md
 #   ablations                             all short runs that each change one thing; or one, as ablation_matching
 #
-# PYTHON chooses the interpreter; BACKBONES is a folder with mobilenet_v2_imagenet.npz and, for VGG-16, vgg16.pth
-# (torchvision), .onnx or .npz (default: DATA/pretrained); without a file a network starts from nothing. WORKERS
+# PYTHON chooses the interpreter; BACKBONES is a folder with ImageNet's weights, torchvision's mobilenet_v2-*.pth and
+# vgg16-*.pth or others that training.train takes (default: DATA/pretrained; a .tar brings none); without a file a
+# network starts from nothing, and the script says so. WORKERS
 # processes draw the views. EPOCHS is the length of the long run, ABLATION_EPOCHS, ABLATION_BATCH and ABLATION_SIZE are
 # those of an ablation: short ones can be had on a CPU. TRAINED_ON names the data in the cards. Where DATA has no test
 # pictures, only training is done: bring OUT to a machine that has them and run the same command there.
@@ -37,13 +38,14 @@ pause() { echo "time is up; the same command goes on from here"; exit 75; }
 
 backbone_of() { # MODEL -> --backbone FILE, or nothing
     case $1 in
-    ssd_mobilenet_v2*) names=mobilenet_v2_imagenet.npz ;;
-    ssd_vgg16) names="vgg16.pth vgg16.onnx vgg16.npz" ;;
-    *) names= ;;
+    ssd_mobilenet_v2*) name=mobilenet_v2 ;;
+    ssd_vgg16) name=vgg16 ;;
+    *) return ;;
     esac
-    for name in $names; do
-        [ ! -f "$backbones/$name" ] || { echo "--backbone $backbones/$name"; return; }
+    for file in "$backbones/$name"[-_.]*; do
+        [ ! -f "$file" ] || { echo "--backbone $file"; return; }
     done
+    echo "no $name* in $backbones: $1 learns from nothing" >&2
 }
 
 learn() { # RUN MODEL EPOCHS BATCH OPTION...
@@ -95,7 +97,7 @@ for run in $runs; do
     case $run in
     long)
         learn long ssd_mobilenet_v2 "${EPOCHS:-200}" 128 --size 320x320 480x272 --validate-every 20 \
-            --change frozen_blocks=0 rate=0.0007
+            --change frozen_blocks=0 is_norm_frozen=false rate=0.0007
         finish long ssd_mobilenet_v2 320x320 ssd_mobilenet_v2
         finish long ssd_mobilenet_v2 480x272 ssd_mobilenet_v2_480x272 ;;
     vgg_50) # the article's comparison: both alike, by the paper's recipe

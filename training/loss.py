@@ -84,7 +84,7 @@ def quality_loss(
     """Quality focal loss on the score and distance-IoU loss on the box.
 
     The score of a matched default box is taught to be the overlap its box reaches, all others 0,
-    with easy answers weighted down (Li et al., "Generalized focal loss", NeurIPS 2020, equation 5,
+    with easy answers weighted down (QFL of Li et al., "Generalized focal loss", NeurIPS 2020, with
     beta 2). So the best of the boxes on a face gets the best score, which is what suppression
     relies on. The box loss is that of Zheng et al., "Distance-IoU loss", AAAI 2020, equation 7,
     doubled.

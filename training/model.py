@@ -74,8 +74,8 @@ class SSD(nn.Module):
     def train(self, mode: bool = True) -> "SSD":
         """As usual, but a backbone that came with good statistics keeps them.
 
-        A batch of 16 pictures estimates them worse than ImageNet did, and it saves a third of the
-        time.
+        It saves a third of the time, and a batch of 16 pictures estimates them worse than ImageNet
+        did. With large batches it costs a little (docs/results.md).
         """
         super().train(mode)
         if self.norm_frozen and mode:
@@ -340,7 +340,7 @@ class Pyramid(nn.Module):
 
 
 FACE_STEPS = (4, 8, 16, 32, 64, 128)
-# Sizes are a factor of 1.5 apart from 8 to 290 px. One size only on the 4 px map, which has three
+# Sizes are a factor of 1.5 apart, from 8 to 280 px. One size only on the 4 px map, which has three
 # quarters of all cells; it is for the faces of 4 to 10 px that most of WIDER FACE consists of.
 FACE_SIZES: Tuple[Tuple[float, ...], ...] = ((8,), (12, 18), (27, 40), (60, 88), (130, 190), (280,))
 FACE_ASPECT = 0.75  # upright faces are 0.8, and stretching a 4:3 picture makes them narrower
@@ -483,11 +483,11 @@ class L2Norm(nn.Module):
 
     def __init__(self, channels: int, length: float = 20.0) -> None:
         super().__init__()
-        self.length = nn.Parameter(torch.full((1, channels, 1, 1), length))
+        self.length = nn.Parameter(torch.full((channels,), length))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape."""
-        return x / (x.norm(dim=1, keepdim=True) + 1e-6) * self.length
+        return x / (x.norm(dim=1, keepdim=True) + 1e-6) * self.length.view(-1, 1, 1)
 
 
 class Ssd300Body(nn.Module):

@@ -105,30 +105,23 @@ class Resident:
             low, high = low_high[:, axis : axis + 1], low_high[:, axis + 2 : axis + 3]
             place = low + share * (high - low) - 0.5
             places.append(torch.where(rough, (place + 0.5).floor(), place))
-        whole = self._bilinear(index, places, grey, 0, 0)
-        soft = torch.tensor(_soft(views, cells_wh), dtype=torch.int64, device=device)
-        if len(soft):  # bilinear sampling of a mean of 2x2 is the mean of four samplings
-            some = [place[soft] for place in places]
-            shifts = ((0, 0), (-1, 0), (0, -1), (-1, -1))
-            parts = [self._bilinear(index[soft], some, grey[soft], *shift) for shift in shifts]
-            whole[soft] = torch.stack(parts).mean(0)
-        return whole.round()
+        return self._bilinear(index, places, grey).round()
 
     def _bilinear(
-        self, index: Tensor, places: Sequence[Tensor], grey: Tensor, left: int, up: int
+        self, index: Tensor, places: Sequence[Tensor], grey: Tensor
     ) -> Tensor:
-        """Pixels at (B, w) x and (B, h) y, moved by whole pixels; grey beyond the edge."""
+        """Pixels at (B, w) x and (B, h) y; grey beyond the edge."""
         (x0, y0), out = (place.floor() for place in places), None
         x_share, y_share = places[0] - x0, places[1] - y0
         height, width = self._sizes[index, 0][:, None], self._sizes[index, 1][:, None]
         for down in range(2):
             y = y0.long() + down
-            row = self._first[index][:, None] + (y + up).clamp(min=0).minimum(height - 1) * width
+            row = self._first[index][:, None] + y.clamp(min=0).minimum(height - 1) * width
             y_inside = (y >= 0) & (y < height)
             y_weight = y_share if down else 1 - y_share
             for right in range(2):
                 x = x0.long() + right
-                column = (x + left).clamp(min=0).minimum(width - 1)
+                column = x.clamp(min=0).minimum(width - 1)
                 inside = y_inside[:, :, None] & ((x >= 0) & (x < width))[:, None]
                 pixels = self._store[row[:, :, None] + column[:, None]].float()
                 pixels = torch.where(inside[..., None], pixels, grey[:, None, None, None])
@@ -139,16 +132,6 @@ class Resident:
 
 
 _FLIP, _ROUGH = (augment.View._fields.index(name) for name in ("flip", "rough"))
-
-
-def _soft(views: Sequence[augment.View], input_wh: Tuple[int, int]) -> List[int]:
-    """Numbers of the views that are reduced from a blurred picture."""
-    chosen = []
-    for number, view in enumerate(views):
-        x1, y1, x2, y2 = view.window
-        if view.soft and max(input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)) < 1:
-            chosen.append(number)
-    return chosen
 
 
 def bytes_of(pictures: data.Pictures) -> int:

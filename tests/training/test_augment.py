@@ -46,7 +46,7 @@ def test_a_box_moves_with_its_pixels(flip):
     boxes = np.array([[30, 20, 50, 40]], np.float32)
     window = (10.0, 10.0, 60.0, 50.0)
     plain = augment.Distortion(None, False, None, None, None)
-    chosen = augment.View(window, flip, False, False, 99, plain, boxes, boxes)
+    chosen = augment.View(window, flip, False, 99, plain, boxes, boxes)
     view = augment.cut(pixels, chosen, (100, 80))
     placed, ignored = augment.place(boxes, window, (100, 80), flip, 4.5)
     assert placed.tolist() == [[20, 20, 60, 60] if flip else [40, 20, 80, 60]] and not len(ignored)

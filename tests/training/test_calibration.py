@@ -88,6 +88,18 @@ def test_pictures_are_also_judged_by_what_was_fitted_on_others():
     assert known["precision"] > calibration.held_out(made, 1, 0.98)["precision"] + 0.1
 
 
+def test_a_network_is_calibrated_anew_from_its_own_calibration():
+    first = export.Calibration(2.0, (0.5,))
+    second = calibration.Calibrated(1.5, [0.25, -0.25])
+    both = calibration.after(first, second)
+    logits = np.array([-1.0, 0.5])
+    made = answers([0, 1], [1, 1], logits)
+    again = answers([0, 1], [1, 1], 2.0 * logits + 0.5)
+    np.testing.assert_allclose(both.scores(made), second.scores(again), rtol=1e-12)
+    alone = calibration.after(export.Calibration(), second)
+    assert alone == second
+
+
 def test_every_picture_is_looked_at_twice(tmp_path):
     made_faces.write_wider(tmp_path / "wider", 3, size_wh=(96, 96), faces=2, sizes_px=(16, 40))
     path = export.export(model.blazeface(), (128, 128), str(tmp_path), "one", {})

@@ -21,7 +21,7 @@ def picture(seed=3):
 
 def view(window, **changes):
     none = np.zeros((0, 4), np.float32)
-    return augment.View(window, False, False, False, 99, PLAIN, none, none)._replace(**changes)
+    return augment.View(window, False, False, 99, PLAIN, none, none)._replace(**changes)
 
 
 class Set(list):
@@ -32,7 +32,7 @@ class Set(list):
 
 
 @pytest.mark.parametrize("window", [(10.0, 20.0, 70.0, 80.0), (-30.0, -10.0, 150.0, 130.0)])
-@pytest.mark.parametrize("changes", [{}, {"flip": True}, {"soft": True}])
+@pytest.mark.parametrize("changes", [{}, {"flip": True}])
 def test_a_window_is_cut_as_by_the_loader(window, changes):
     pixels, one = picture(), view(window, **changes)
     other = view((5.0, 5.0, 60.0, 90.0))
