@@ -151,12 +151,13 @@ class MqttOutbox(Outbox):
         Raises:
             OSError: it was not to be had, or is lost.
         """
+        is_told = False
         try:
             self._connect(client)
             self.tell("", "connected to the MQTT broker {}".format(self._name))
-            self._exchange(client)
+            is_told = self._exchange(client)
         finally:
-            _hang_up(client)
+            _hang_up(client, is_told)
             self.put_back(list(self._in_flight.values()))
             self._in_flight.clear()
 
@@ -224,8 +225,8 @@ class MqttOutbox(Outbox):
                 )
             )
 
-    def _exchange(self, client: Any) -> None:
-        """Publish until the program ends.
+    def _exchange(self, client: Any) -> bool:
+        """Publish until the program ends; whether the broker knows by then that it does.
 
         Raises:
             OSError: the connection is lost.
@@ -242,6 +243,7 @@ class MqttOutbox(Outbox):
         farewell = client.publish(topic + "/status", "offline", qos=_QOS, retain=True)
         while seconds_left(deadline) and not farewell.is_published():
             self._loop(client)
+        return bool(farewell.is_published())
 
     def _publish(self, client: Any) -> None:
         while len(self._in_flight) < _IN_FLIGHT:
@@ -267,12 +269,16 @@ class MqttOutbox(Outbox):
             raise OSError("does not speak MQTT ({})".format(error)) from error
 
 
-def _hang_up(client: Any) -> None:
-    """Say goodbye if anybody listens; the connection is closed whatever happens."""
+def _hang_up(client: Any, is_polite: bool) -> None:
+    """Close the connection, whatever happens.
+
+    After a polite end a broker forgets the last will: only when it has our own last word.
+    """
     connection = client.socket()
     if connection is None:
         return
-    client.disconnect()
+    if is_polite:
+        client.disconnect()
     connection.close()
 
 

@@ -66,6 +66,7 @@ class Relay:
     def __init__(self, broker):
         self.is_mute = False
         self._pairs = []  # (the client's, the broker's side)
+        self._forgotten = None
         self._broker = broker.port
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
@@ -84,17 +85,18 @@ class Relay:
 
     def _pass_on(self, source, target):
         with suppress(OSError):
-            while True:
-                data = source.recv(4096)
+            for data in iter(lambda: source.recv(4096), b""):
                 while self.is_mute and target is not self._pairs[-1][1]:
                     time.sleep(0.005)
                 target.sendall(data)
-                if not data:
-                    return
+        if source is not self._forgotten:
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_RDWR)
 
     def forget(self):
         """Cut the client off and tell the broker nothing; returns its side."""
         client, broker = self._pairs[-1]
+        self._forgotten = client
         client.shutdown(socket.SHUT_RDWR)
         return broker
 
@@ -446,6 +448,24 @@ def test_what_is_left_at_the_end_is_counted_and_ending_takes_its_time_at_most():
         assert time.monotonic() - started < 8
     assert status.snapshot().dropped == {"events": 1}
     assert "mqtt" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 50])
+def test_the_last_word_is_offline_though_the_broker_acknowledges_nothing(make_broker, waiting):
+    """paho keeps a message back while twenty are unacknowledged; a polite end would cost the last will."""
+    broker = make_broker()
+    with Relay(broker) as relay, Listener(broker.port) as listener:
+        outbox = outbox_for(relay, Status())
+        outbox.open()
+        until(lambda: outbox.trouble == "")
+        until(lambda: listener.told("door/faces/status") == ["online"])
+        relay.is_mute = True
+        for number in range(waiting):
+            outbox.send(str(number))
+        outbox.close()
+        until(lambda: listener.told("door/faces/status")[-1] == "offline")
+        with Listener(broker.port, "door/faces/status") as late:
+            until(lambda: late.retained == {"door/faces/status": "offline"})
 
 
 def test_ending_in_the_middle_of_an_attempt_is_no_trouble_of_the_brokers():
