@@ -217,7 +217,7 @@ def logs(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     sizes = []
     for name in machine.names("var/log"):
         try:
-            taken = os.stat(machine.path("var/log/" + name)).st_blocks * 512  # lastlog is mostly holes
+            taken = os.stat(machine.path("var/log/" + name)).st_blocks * 512  # lastlog has holes
         except OSError:
             continue
         sizes.append((taken // _MIB, "/var/log/" + name))

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy as np
 
 from edge_app.appliance.mqtt import MqttOutbox
-from edge_app.appliance.outbox import Outbox
+from edge_app.appliance.outbox import STOP_S, Outbox, seconds_left
 from edge_app.appliance.status import Status
 from edge_app.boxes import iou
 from edge_app.config import EventsSettings
@@ -182,10 +182,11 @@ class Events(Display):
         """Everybody leaves; deliver for two seconds at most. Idempotent."""
         self._tell(self._presence.clear())
         outboxes, self._outboxes = self._outboxes, []
+        deadline = time.monotonic() + STOP_S  # one for all: they end side by side
         for outbox in outboxes:
-            outbox.stopping.set()  # all at once, so that they end side by side
+            outbox.end()
         for outbox in outboxes:
-            outbox.close()
+            outbox.close(seconds_left(deadline))
 
     def _tell(self, events: List[Dict[str, Any]]) -> None:
         if not events:

@@ -7,7 +7,7 @@ from typing import Deque, Optional, Sequence
 
 from edge_app.appliance.status import Status
 
-_STOP_S = 2.0  # how long closing may take, delivered or not
+STOP_S = 2.0  # how long closing may take, delivered or not
 
 
 class Outbox:
@@ -50,13 +50,17 @@ class Outbox:
         if lost:
             self.status.dropped("events", lost)
 
-    def close(self) -> None:
-        """Deliver what is left for two seconds at most, and end. Idempotent."""
+    def end(self) -> None:
+        """Deliver what is left, if that is quick; does not wait for it."""
         self.stopping.set()
         with self._changed:
             self._changed.notify_all()
+
+    def close(self, within_s: float = STOP_S) -> None:
+        """Deliver what is left for so long at most, and end. Idempotent."""
+        self.end()
         if self._thread.ident is not None and not self._is_closed:
-            self._thread.join(_STOP_S)
+            self._thread.join(within_s)
         self._is_closed = True
         with self._changed:
             lost = len(self._lines) + self._under_way

@@ -16,6 +16,7 @@ from waiting import until
 
 from edge_app.appliance import events as module
 from edge_app.appliance.events import Events, FileOutbox, Presence
+from edge_app.appliance.outbox import Outbox
 from edge_app.appliance.status import Status
 from edge_app.config import EventsSettings
 from edge_app.errors import DisplayError
@@ -292,6 +293,34 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(tmp_path):
     assert status.snapshot().dropped == {"events": 1000}
     with open(str(tmp_path / "events.jsonl")):  # lets the thread that was left behind go
         pass
+
+
+class Stuck(Outbox):
+    """One whose delivery hangs, as in a pipe that nobody reads or a handshake that nobody answers."""
+
+    def __init__(self, status):
+        super().__init__("stuck", 10, status)
+        self.door = threading.Event()
+
+    def deliver(self):
+        self.door.wait()
+
+
+def test_ending_takes_its_time_at_most_however_many_hang(monkeypatch):
+    monkeypatch.setattr(module, "STOP_S", 0.4)
+    status, events = Status(), Events(EventsSettings(), Status(), CAMERA)
+    stuck = [Stuck(status) for _ in range(10)]
+    for one in stuck:
+        one.open()
+        one.send("line")
+    with events:
+        events._outboxes = list(stuck)
+        started = time.monotonic()
+    assert time.monotonic() - started < 10 * 0.4, "they end side by side"
+    assert all(one.stopping.is_set() for one in stuck)
+    assert status.snapshot().dropped == {"events": 10}
+    for one in stuck:
+        one.door.set()
 
 
 def test_standard_output(tmp_path):
