@@ -251,6 +251,19 @@ def test_a_camera_daemon_that_hangs_is_restarted_for_the_program(box):
     assert after["MainPID"] == before["MainPID"], (before, after)
 
 
+def test_a_stop_does_not_restart_the_camera_daemon(box):
+    """In a boot in which that was asked for once: what was written then must not be taken for asked again."""
+    ready(box)
+    box.run("test -e /run/edge-app/restart-camera")
+    wait_until(box, lambda now: now["ActiveState"] == "inactive", unit="edge-app-camera")
+    pid = "systemctl show --value -p MainPID nvargus-daemon"
+    daemon = box.run(pid).stdout
+    box.run("systemctl stop edge-app && systemctl start edge-app")
+    ready(box)
+    assert state(box, "edge-app-camera")["ActiveState"] == "inactive"
+    assert box.run(pid).stdout == daemon
+
+
 def test_a_stop_is_quick_and_clean(box):
     ready(box)
     started = time.monotonic()
