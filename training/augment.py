@@ -57,9 +57,11 @@ class Recipe(NamedTuple):
     smallest_px: float = 4.5  # square root of the area under which a face is ignored
 
 
-# SSD's own choice, except that a picture is expanded or cropped, not one after the other; that it
-# is expanded to at most twice its side, not four times; and that a crop's bound is the share of a
-# face in sight, not the face's overlap with the crop, which a small face cannot reach.
+# SSD's own choice, except that a picture is expanded or cropped, not one after the other, and never
+# whole; that it is expanded to at most twice its side, not four times, onto a grey of any depth, not
+# the mean; that a crop has 0.3 of the sides at least, as in the authors' code, not 0.1; and that a
+# crop's bound is the share of a face in sight, not the face's overlap with the crop, which a small
+# face cannot reach. Greyness, blur, noise and rough sampling are not SSD's.
 PAPER = Recipe(whole=0.0, wanted=0.0)
 FACES = Recipe(whole=0.4, wanted=0.4)
 WHOLE = Recipe(whole=1.0, wanted=0.0)  # as the camera's frame is seen; to finish with
