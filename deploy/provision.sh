@@ -3,7 +3,8 @@
 #   JetPack 4.6, 5, 6: apt packages, pycuda against the device's CUDA, full power, clocks at every boot, swap
 #   Debian, Ubuntu:    apt packages for the CPU detector
 #   all:               user edge-app and its groups, limits of the log
-#   provision.sh swap  only the swap file of a Jetson
+#   provision.sh swap            only the swap file of a Jetson
+#   provision.sh pycuda FOLDER   only pycuda, into that folder; without root, by PYTHON (python3)
 # A step that fails does not keep the others from their turn; a step that was cut short goes on at the next run.
 # The last line is UNCHANGED, or DONE and how much was changed, or FAILED and what; then the exit status is 1. Needs the
 # internet, unlike a deploy. LOCK_S: whoever else installs packages is waited for so long.
@@ -15,6 +16,7 @@ export PATH LC_ALL=C DEBIAN_FRONTEND=noninteractive PIP_ROOT_USER_ACTION=ignore
 root=${EDGE_APP_ROOT:-} # another root, for tests of what is written
 SWAP_MB=${SWAP_MB:-4096} # of a Jetson; building an engine on 4 GB needs it
 LOCK_S=${LOCK_S:-600}
+python=${PYTHON:-python3}
 changes=0 failed=''
 
 say() { printf '%s\n' "$*"; }
@@ -123,11 +125,11 @@ is_unknown() { # by what apt has said
 
 # --- pycuda, which nobody publishes for a Jetson ---------------------------------------------------------------------------
 
-install_pycuda() {
+install_pycuda() { # FOLDER
   cuda=${CUDA_ROOT:-/usr/local/cuda}
-  place=$root/opt/edge-app/pycuda # every release of ours has it on its path
+  place=$1
   [ -x "$cuda/bin/nvcc" ] || { say "no CUDA compiler in $cuda: sudo apt install nvidia-jetpack, then again" && return 1; }
-  stamp="$("$cuda/bin/nvcc" --version | tail -n 1) $(python3 --version 2>&1)"
+  stamp="$("$cuda/bin/nvcc" --version | tail -n 1) $("$python" --version 2>&1)"
   [ "$(cat "$place/complete" 2>/dev/null)" != "$stamp" ] || return 0
   rm -rf "$place"
   mkdir -p "$place"
@@ -136,16 +138,18 @@ install_pycuda() {
   build_pycuda && built=yes
   rm -rf "$tools"
   [ -n "$built" ] || { say "pycuda could not be built; what went wrong stands above" && return 1; }
-  PYTHONPATH=$place python3 -c 'import pycuda.driver' || { say "pycuda was built and does not load" && return 1; }
+  PYTHONPATH=$place "$python" -c 'import pycuda.driver' || { say "pycuda was built and does not load" && return 1; }
   say "$stamp" >"$place/complete"
   changed "built $pycuda against $cuda"
 }
 
 build_pycuda() { # into place, with tools
-  # JetPack 4's own pip cannot read today's wheels; a newer one lies in an environment that goes again. What it sees of
-  # the system is numpy, which pycuda is built against and which must not be installed over it.
-  python3 -m venv --system-site-packages "$tools" || return 1
-  if python3 -c 'import sys; sys.exit(sys.version_info >= (3, 7))'; then
+  # JetPack 4's own pip cannot read today's wheels; a newer one lies in an environment that goes again. It sees the numpy
+  # that pycuda will meet, is built against, and must not bring along.
+  "$python" -m venv --system-site-packages "$tools" || return 1
+  "$python" -c 'import numpy, os; print(os.path.dirname(os.path.dirname(numpy.__file__)))' \
+    >"$("$tools/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/numpy.pth" || return 1
+  if "$python" -c 'import sys; sys.exit(sys.version_info >= (3, 7))'; then
     # 2022.1 is the last for Python 3.6; its own build would pin an old numpy and compile that for hours.
     pycuda=pycuda==2022.1
     pip "pip==21.3.1" "setuptools==59.6.0" "wheel==0.37.1" &&
@@ -265,10 +269,16 @@ at_the_end() {
   exit 0
 }
 
-if [ "${1:-}" = swap ]; then
+case ${1:-} in
+swap)
   swap_file
   at_the_end
-fi
+  ;;
+pycuda)
+  install_pycuda "$2" || trouble "without pycuda the GPU is not used"
+  at_the_end
+  ;;
+esac
 l4t=$(l4t_of)
 case $l4t in
 32.[67].* | 35.* | 36.* | '') ;;
@@ -282,6 +292,7 @@ if [ -n "$l4t" ]; then
   full_power
   clocks_unit
   swap_file
-  install_pycuda || trouble "without pycuda the GPU is not used"
+  # Every release of ours has it on its path.
+  install_pycuda "$root/opt/edge-app/pycuda" || trouble "without pycuda the GPU is not used"
 fi
 at_the_end
