@@ -57,7 +57,8 @@ source_of() { # SUM PATH: a file of a release that is here and has this content
   done
   for manifest in "$base"/releases/*/manifest; do
     found=$(dirname "$manifest")/$2
-    if [ -e "$found" ] && [ -e "$(dirname "$manifest")/complete" ] && grep -qxF "$1  $2" "$manifest"; then say "$found" && return; fi
+    if [ ! -e "$found" ] || [ ! -e "$(dirname "$manifest")/complete" ]; then continue; fi
+    if grep -qxF "$1  $2" "$manifest"; then say "$found" && return; fi
   done
 }
 
@@ -82,7 +83,8 @@ clear_leftovers() { # by who holds the lock
 
 check_space() { # CARD
   needed=$(($(needed_kib "$1") + spare_kib))
-  free=$(($(free_kib "$base") + $(leftovers | tr '\n' '\0' | du -sck --files0-from=- 2>/dev/null | awk 'END { print $1 + 0 }')))
+  litter=$(leftovers | tr '\n' '\0' | du -sck --files0-from=- 2>/dev/null | awk 'END { print $1 + 0 }')
+  free=$(($(free_kib "$base") + litter))
   [ "$free" -ge "$needed" ] ||
     die 2 "the disk is too full: $((free / 1024)) MB are free on $base, $((needed / 1024)) MB are needed"
 }
@@ -224,7 +226,8 @@ choose_config() { # RELEASE [CONFIG]: sets offered, which comes with this deploy
 install_config() { # never over one that is somebody's; a new default goes beside it
   if [ "$config" != "$etc/edge-app.yaml" ]; then
     mv -f "$config" "$etc/edge-app.yaml"
-    say "wrote $etc/edge-app.yaml"
+    config=$etc/edge-app.yaml
+    say "wrote $config"
   elif ! cmp -s "$offered" "$seen" && ! cmp -s "$offered" "$config"; then
     put_config "$offered" edge-app.yaml.new
     say "$config stays as it is; what is new lies beside it in edge-app.yaml.new"

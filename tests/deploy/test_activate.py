@@ -229,6 +229,17 @@ def test_of_a_running_release_the_configuration_stays_and_the_new_one_lies_besid
     assert device.config.read_text() == "camera: 1\n"
     assert device.config.with_suffix(".yaml.new").read_text() == "camera: 2\n"
 
+def test_what_a_running_release_lacks_is_put_back(device):
+    archive = device.release("1-A", "old")
+    device.deploy(archive)
+    device.config.unlink()
+    unit = device.root / "etc/systemd/system/edge-app.service"
+    unit.unlink()
+    said = device.deploy(archive)
+    assert unit.exists() and device.config.read_text() == "of: release\n", said
+    assert said.count("wrote ") == 1
+
+
 def test_a_power_cut_leaves_no_empty_configuration(device):
     device.deploy(device.release("1-A", "old"), offered(device, "camera: 1\n"))
     synced = device.said("synced")
