@@ -230,7 +230,7 @@ swap_file() { # whole or not at all: a power cut at any moment costs nothing but
   fi
   # One that was cut off before it had a header is our own all the same.
   grep -q "^$root$file " /proc/swaps || swapon "$root$file" 2>/dev/null ||
-    { mkswap "$root$file" >/dev/null && swapon "$root$file"; } || trouble "swapon $file"
+    { mkswap "$root$file" >/dev/null && swapon "$root$file"; } || trouble "no swap: swapon $file"
 }
 
 # --- every device ----------------------------------------------------------------------------------------------------------

@@ -115,11 +115,11 @@ def _without_percents(text):
 
 
 def _of_shell(path):
-    """What a script says by die with a status, gives as a reason, or tells of a problem by echo."""
+    """What a script says by die with a status or by trouble, gives as a reason, or tells of a problem by echo."""
     with open(path, encoding="utf-8") as file:
         lines = file.read().splitlines()
     for number, line in enumerate(lines, 1):
-        for dies, said in re.findall(r'\b(?:(die [1-9]\d* |why=)|echo )"([^"]*)', line):
+        for dies, said in re.findall(r'\b(?:(die [1-9]\d* |why=|trouble )|echo )"([^"]*)', line):
             if dies or _PROBLEM.search(said):
                 yield Message(
                     re.sub(r"\$(\{[^}]*\}|\(\([^)]*\)\)|\([^)]*\)?|\w+|[@*#?])", ANY, said),
