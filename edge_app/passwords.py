@@ -1,13 +1,12 @@
 """What looks like a password in a text, found and hidden: the one home of that question."""
 
 import re
-from typing import List, Match, NamedTuple
+from typing import List, Match, NamedTuple, Tuple
 
 HIDDEN = "***"
 
-# The authority of a URI, up to the last @ before a space or a quote: people do not escape the / in theirs.
-_LOGIN = re.compile(r"(?<=://)([^:@/\s\"']*):([^\s\"']*)@")
-_USER = re.compile(r"(?<=://)[^:@/\s\"']+@")  # without a password it may be a token
+_WORD = re.compile(r"[^\s\"']+")
+_USER_END = re.compile(r"[:@/]")
 # GStreamer's user-pw=, a camera's &psw=, JSON, YAML; the value may be quoted, the quote escaped.
 # A file "mqtt.password: Permission denied" is none.
 _NAME = (
@@ -16,7 +15,7 @@ _NAME = (
 )
 _NAMED = re.compile(
     r"(?i)((?:{0}=|(?<![./]){0}:)[ \t]*(?:\(\w+\)[ \t]*)?)".format(_NAME)
-    + r"(?:(\\?[\"'])(.*?)(?<!\\)\2|(\\?[\"'])?((?:\\.|[^\s\"'&\\])+))"
+    + r"(?:(\\?[\"'])(.{0,1000}?)(?<!\\)\2|(\\?[\"'])?((?:\\.|[^\s\"'&\\])+))"
 )
 _HEADER = re.compile(r"(?im)^(.*\b(?:authorization|cookie)\b[\"']?[ \t]*[:=]).*$")
 
@@ -30,17 +29,45 @@ class Login(NamedTuple):
 
 def hide(text: str) -> str:
     """The text with ``***`` in the place of what looks like a password; a second time changes nothing."""
-    text = _LOGIN.sub(r"\1:{}@".format(HIDDEN), text)
-    text = _USER.sub(HIDDEN + "@", text)
+    text = _WORD.sub(lambda match: _without_login(match.group()), text)
     text = _NAMED.sub(_hidden, text)
     return _HEADER.sub(r"\1 " + HIDDEN, text)
 
 
 def logins(text: str) -> List[Login]:
     """Every password in a text, of its URIs first."""
-    found = [Login(*match.groups()) for match in _LOGIN.finditer(text)]
+    found = []
+    for word in _WORD.findall(text):
+        start, end, at = _login(word)
+        if end < at:
+            found.append(Login(word[start:end], word[end + 1 : at]))
     found += [Login("", match.group(3) or match.group(5) or "") for match in _NAMED.finditer(text)]
     return [login for login in found if login.password]
+
+
+def _without_login(word: str) -> str:
+    start, end, at = _login(word)
+    if end < at:
+        return word[: end + 1] + HIDDEN + word[at:]
+    return word[:start] + HIDDEN + word[at:] if start < at else word
+
+
+def _login(word: str) -> Tuple[int, int, int]:
+    """Where the user of a URI begins and ends, and where its password does; the same place thrice: none.
+
+    A password ends at the last @: people do not escape the / and @ in theirs. Without one the user may
+    be a token, and ends there.
+    """
+    at = word.rfind("@")
+    start = word.find("://") + 3
+    while 3 <= start <= at:
+        end = _USER_END.search(word, start)
+        if end is not None and end.group() == ":":
+            return start, end.start(), at
+        if end is not None and end.group() == "@":
+            return start, at, at
+        start = word.find("://", start) + 3
+    return 0, 0, 0
 
 
 def _hidden(match: Match[str]) -> str:

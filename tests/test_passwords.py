@@ -25,6 +25,7 @@ URIS = [
     ("rtsp://:{}@cam/stream", "geheim"),
     ("mqtt://me:{}@broker/faces", "geheim"),
     ("https://{}@github.com/x", "ghp_geheim"),
+    ("http://h/x,rtsp://me:{}@h", "geheim"),
     ("rtsp://cam/s?user=a&psw={}", "geheim"),
     ("rtsp://host/user=admin&password={}&channel=1", "geheim"),
     ("rtsp://host/live?usr=a&PWD={}", "geheim"),
@@ -62,6 +63,12 @@ def test_a_header_is_hidden_to_its_end():
 @pytest.mark.parametrize("form, password", [one for one in URIS if "ghp" not in one[1]])
 def test_it_is_found_as_well(form, password):
     assert password in [login.password for login in logins(form.format(password))]
+
+
+@pytest.mark.parametrize("part", ["://a:", "://a@", "://a/", "pw=", "password='\\\"", "token \t"])
+def test_a_megabyte_made_to_take_for_ever_takes_a_moment(part):
+    text = part * (1000000 // len(part))
+    assert len(hide(text)) < 4 * len(text) and logins(text) is not None
 
 
 def test_whose_it_is_is_told_by_a_uri():
