@@ -27,6 +27,7 @@ _KEYFRAME_S = 1.0  # a recorder can cut, and a new viewer sees something, at the
 _TRY_S = 5.0  # how long an encoder may take to prove itself
 _STOP_S = 1.0  # how long stopping may take
 _FORGET_S = 2  # how often sessions of viewers that vanished are looked for
+_SILENT_S = 5.0  # without a picture for so long, nobody new is let wait for one
 _ROLE = "viewer"
 _LIMIT = 50  # connections at once
 _SHARE = 20  # of these for one network
@@ -122,6 +123,7 @@ class RtspDisplay(Display):
         """Hand a picture to the encoder, if somebody watches and it has taken the last one."""
         server = self._server
         assert server is not None, "used outside 'with'"
+        server.shown_at = time.monotonic()
         source = server.source
         captured_at = picture.result.frame.captured_at
         if source is None or not self._is_playing(source) or not self._is_due(captured_at):
@@ -223,9 +225,11 @@ class _Server:
     Attributes:
         source: where pictures go in while somebody watches; ``None`` else.
         failures: wrong passwords, by network.
+        shown_at: when there was a picture last, or the server began; monotonic seconds.
     """
 
     def __init__(self, gst: Any, settings: RtspSettings, encoder: str) -> None:
+        self.shown_at = time.monotonic()
         self.source: Optional[_Source] = None
         self.failures = Failures()
         self._clients = Places(_LIMIT, _SHARE)
@@ -252,6 +256,7 @@ class _Server:
         server = GstRtspServer.RTSPServer()
         server.set_address(settings.host)
         server.set_service(str(settings.port))
+        server.set_backlog(_LIMIT)
         server.get_mount_points().add_factory(PATH, self._factory())
         if settings.password:
             server.set_auth(_auth(settings, self.failures))
@@ -357,12 +362,24 @@ class _Server:
 
         if self._clients.take(hash(client), client.get_connection().get_ip() or ""):
             client.connect("closed", self._left)
+            client.connect("pre-describe-request", self._judge)
             return
         # The server has not yet made it its own and would stumble over a closed one; right afterwards,
         # before the next one is let in, it can be closed.
         closing = GLib.Idle(GLib.PRIORITY_HIGH)
         closing.set_callback(self._send_away, client)
         closing.attach(self._context)
+
+    def _judge(self, client: Any, context: Any) -> Any:
+        """On the viewers' thread, before the password is asked for: is there anything to be seen?
+
+        Without a picture the server would wait 20 s for one, and everybody else for the server.
+        """
+        from gi.repository import GstRtsp
+
+        is_silent = time.monotonic() - self.shown_at > _SILENT_S
+        codes = GstRtsp.RTSPStatusCode
+        return codes.SERVICE_UNAVAILABLE if is_silent else codes.OK
 
     def _send_away(self, client: Any) -> bool:
         client.close()

@@ -282,7 +282,8 @@ def test_connections_beyond_the_limit_are_closed_and_viewers_stay():
 
 
 def test_one_network_cannot_take_all_connections(monkeypatch):
-    with RtspDisplay(settings(host="0.0.0.0", password="s3cret")) as display:
+    protected = settings(host="0.0.0.0", password="s3cret")
+    with RtspDisplay(protected) as display, Shower(display):
         port = display._server.port
         monkeypatch.setattr(guard, "is_loopback", lambda host: False)
         crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * module._SHARE)]
@@ -426,6 +427,23 @@ def test_asking_without_a_password_is_no_guess():
             for _ in range(2 * FAILURES):
                 assert describe(asking, place).startswith("RTSP/1.0 401")
         with viewer("rtsp://edge-app:s3cret@" + place) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
+
+
+def test_while_the_camera_is_silent_viewers_are_refused_at_once(monkeypatch):
+    """Of itself the server would let each, one after the other, wait 20 s for a first picture."""
+    monkeypatch.setattr(module, "_SILENT_S", 0.0)
+    with RtspDisplay(settings()) as display:
+        port = display._server.port
+        place = "127.0.0.1:{}/faces".format(port)
+        started = time.monotonic()
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port)) as asking:
+                assert describe(asking, place).startswith("RTSP/1.0 503")
+        assert time.monotonic() - started < 15.0
+        assert display._server.source is None, "nothing was begun for them"
+        monkeypatch.setattr(module, "_SILENT_S", 60.0)
+        with Shower(display), viewer(display.url) as camera:
             assert shows_the_face(read(camera, 3).pixels)
 
 
