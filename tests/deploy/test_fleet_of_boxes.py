@@ -97,6 +97,21 @@ def test_a_second_run_changes_nothing(fleet, releases):
     assert after == before
 
 
+def test_the_running_release_stays_when_it_is_deployed_again_without_a_camera(fleet, releases):
+    box, config = fleet.boxes[2], "/etc/edge-app/edge-app.yaml"
+    box.run("cp -p {0} /root/ && sed -i 's|source: .*|source: v4l2:///dev/video9|' {0}".format(config))
+    box.run("systemctl restart --no-block edge-app")
+    wait_until(lambda: "waiting for camera" in show(box, "StatusText"))
+    pid = show(box, "MainPID")
+    status, output = fleet.deploy(releases["1.0.0"], box)
+    box.run("cp -p /root/edge-app.yaml {}".format(config))
+    assert status == 0 and result(output, box) == "unchanged", output
+    assert "waits for its camera" in output
+    assert current(box) == "1.0.0" and show(box, "MainPID") == pid
+    box.run("systemctl restart edge-app")
+    assert sees_faces(box)
+
+
 def test_an_upgrade_sends_what_is_new_and_keeps_the_configuration(fleet, releases):
     box = fleet.boxes[0]
     box.run("echo '# mine' >>/etc/edge-app/edge-app.yaml")
@@ -161,6 +176,7 @@ def test_a_release_that_detects_nothing_or_refuses_the_configuration_is_never_sw
     before, pid = current(box), show(box, "MainPID")
     status, output = fleet.deploy(releases[name], box)
     assert status == 1 and words in output, output
+    assert result(output, box) == "refused", output
     assert current(box) == before
     assert show(box, "MainPID") == pid, "the old release was disturbed"
     assert name not in box.run("ls /opt/edge-app/releases").stdout
