@@ -94,7 +94,7 @@ install_packages() {
   done
   [ -n "$missing" ] || return 0
   reached=yes
-  if ! apt update || say "$said" | grep -q '^[WE]:'; then
+  if ! apt update || say "$said" | grep -q 'Failed to fetch\|index files failed'; then
     say "the package lists could not be refreshed; going on with the old ones"
     say "$said" | grep '^[WE]:' | sort -u | head -n 3
     # A name that is in none of the old lists may be in the new ones. (Expired keys of others do not hinder us.)
