@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from edge_app.appliance.status import Status
 from edge_app.display import AutoDisplay, Display, Displays, MakeDisplay
@@ -16,6 +16,7 @@ _FIRST_PAUSE_S = 5.0  # after a failure; doubled from one to the next
 _LONGEST_PAUSE_S = 60.0
 _STEADY_S = 30.0  # shown for so long, and what happened before is forgotten
 _STOP_S = 2.0  # how long an opening is waited for at the end
+_AUTO = ("window", "web")
 _LATE = ("window", "web")  # a clip is not begun again: that would overwrite it
 
 
@@ -33,7 +34,9 @@ def lasting_displays(kind: str, make: Callable[[str], Display], status: Status) 
         ConfigError: an unknown kind.
     """
     make(kind)
-    words = [word.strip() for word in kind.replace("auto", "window,web").split(",")]
+    words: List[str] = []
+    for word in (part.strip() for part in kind.split(",")):
+        words += _AUTO if word == "auto" else (word,)
     return Displays([(word, _lasting(word, make, status)) for word in dict.fromkeys(words) if word])
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from waiting import until
 
 from edge_app.appliance.late import LateDisplay, lasting_displays
 from edge_app.appliance.status import Status
@@ -178,6 +179,19 @@ def test_one_display_that_cannot_be_opened_costs_no_other(tmp_path, no_screen, c
             displays.idle()
     assert "display: none" in caplog.text and "there is no folder" in caplog.text
     assert "window: no screen" in caplog.text
+
+
+def test_auto_in_the_name_of_a_file_stays_as_it_is():
+    asked = []
+
+    def make(kind):
+        asked.append(kind)
+        return NoDisplay()
+
+    with lasting_displays("file:/data/auto-clip.mp4, auto,web", make, Status()):
+        until(lambda: len(asked) == 4)
+    assert asked[1] == "file:/data/auto-clip.mp4"
+    assert sorted(asked[2:]) == ["web", "window"], "each once"
 
 
 def test_an_unknown_display_is_said_before_anything_is_opened():
