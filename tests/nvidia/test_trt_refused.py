@@ -13,7 +13,7 @@ from edge_app.nvidia import cache, compiler, convert
 from edge_app.nvidia.convert import ConvertOptions
 from edge_app.nvidia.detector import CudaDetector
 
-OUT_OF_MEMORY = "[executionContext.cpp::initializeExecutionContext::276] Error Code 2: OutOfMemory (no further information)"
+OUT_OF_MEMORY = "[executionContext.cpp::276] Error Code 2: OutOfMemory (no further information)"
 
 
 class Desk:
