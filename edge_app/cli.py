@@ -240,7 +240,9 @@ def check(options: argparse.Namespace) -> int:
 
 
 def open_detector(
-    settings: config.Settings, progress: Callable[[str], None] = log.info
+    settings: config.Settings,
+    progress: Callable[[str], None] = log.info,
+    falls_back: bool = True,
 ) -> "Detector":
     """The detector that the settings ask for, not yet opened; ``auto`` is TensorRT where it works.
 
@@ -251,6 +253,7 @@ def open_detector(
 
     Args:
         progress: is told what happens while an engine is built.
+        falls_back: whether ``auto`` is the CPU also where all is there and opening it fails.
 
     Raises:
         OutOfMemoryError: the GPU has no memory at the moment.
@@ -266,7 +269,9 @@ def open_detector(
     is_strict = settings.detector.backend == "tensorrt"
     try:
         cuda = open_cuda_detector(settings.detector, progress)
-        return cuda if is_strict else FallbackDetector(cuda, OnnxDetector(settings.detector))
+        if is_strict or not falls_back:
+            return cuda
+        return FallbackDetector(cuda, OnnxDetector(settings.detector))
     except OutOfMemoryError:
         raise
     except DetectorError as error:

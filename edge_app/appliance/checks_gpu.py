@@ -96,6 +96,9 @@ def engine(loaded: LoadedSettings, machine: Machine) -> List[Finding]:
     convert = program("convert {}".format(settings.model))
     if settings.engines:
         convert += " --output {}".format(settings.engines)
+    if facts["refusal"]:
+        text = "it is not built again, since it was refused: {refusal}".format(**facts)
+        return [_broken("engine", text, convert, loaded)]
     if facts["engine"]:
         text = "the next start builds it for several minutes, since {}".format(facts["engine"])
         return [warning("engine", text, convert)] + _compiler()

@@ -186,7 +186,7 @@ def _tensorrt() -> Dict[str, Any]:
 
 
 def _engine(model: str, folder: str) -> Dict[str, Any]:
-    """Why engine and kernels would be made anew at the next start; "" twice when they fit."""
+    """Why engine and kernels would be made anew at the next start, and why the engine would not."""
     from edge_app.card import card_path, load_card
     from edge_app.nvidia import cache, convert
     from edge_app.nvidia.context import describe_gpu
@@ -195,7 +195,7 @@ def _engine(model: str, folder: str) -> Dict[str, Any]:
     stale = convert.why_stale(files, load_card(card_path(model)), describe_gpu())
     verified = not stale.engine and cache.load_record(files.record).verified
     facts = {"path": files.engine, "engine": stale.engine, "kernels": stale.kernels}
-    return dict(facts, verified=verified)
+    return dict(facts, verified=verified, refusal=stale.refusal)
 
 
 def _compiler() -> Dict[str, Any]:

@@ -52,6 +52,7 @@ class Staleness(NamedTuple):
 
     engine: str
     kernels: str
+    refusal: str = ""  # why the engine is not built all the same: the latest build was refused
 
 
 def build(
@@ -237,9 +238,10 @@ def why_stale(files: EngineFiles, card: ModelCard, gpu: Gpu) -> Staleness:
     Raises:
         DetectorError: TensorRT is not installed.
     """
-    reason = cache.why_stale(files, _wanted(files, card, gpu))
+    wanted = _wanted(files, card, gpu)
+    reason = cache.why_stale(files, wanted)
     if reason:
-        return Staleness(reason, "")
+        return Staleness(reason, "", cache.load_refusal(files, wanted))
     return Staleness("", cache.why_kernels_stale(files, cache.load_record(files.record), gpu.sm))
 
 

@@ -8,7 +8,7 @@ from edge_app.appliance.finding import FAILURE, NOT_NEEDED, OK, WARNING
 from edge_app.appliance.probe import Probed
 
 TENSORRT = loaded("detector.backend=tensorrt")
-FITS = {"path": "e.engine", "engine": "", "kernels": "", "verified": True}
+FITS = {"path": "e.engine", "engine": "", "kernels": "", "verified": True, "refusal": ""}
 
 
 def only(findings):
@@ -58,6 +58,7 @@ def test_a_jetson_whose_gpu_does_not_answer(tmp_path, monkeypatch, problem, cure
         ),
         ({"kernels": "their source has changed"}, WARNING, "compiles its kernels"),
         ({"verified": False}, WARNING, "is compared with the model"),
+        ({"refusal": "a score differs by 0.1"}, WARNING, "0.1. Until then the network runs on the CPU"),
     ],
 )
 def test_an_engine_and_what_the_next_start_does_with_it(

@@ -9,6 +9,8 @@ from edge_app import config
 from edge_app.appliance import checks_gpu
 from edge_app.appliance.finding import OK, WARNING
 from edge_app.appliance.machine import Machine
+from edge_app.errors import DetectorError
+from edge_app.nvidia import convert
 
 
 @pytest.fixture
@@ -56,6 +58,16 @@ def test_an_engine_that_does_not_fit_is_told_before_it_is_built(model, jetson):
     assert found[1].name == "CUDA compiler" and found[1].state == OK
     with open(model.replace(".onnx", ".engine"), "rb") as file:
         assert len(file.read()) == 100, "the doctor builds nothing"
+
+
+def test_an_engine_that_was_refused_is_not_said_to_be_built(model, jetson, monkeypatch):
+    os.remove(model.replace(".onnx", ".engine"))
+    monkeypatch.setenv("TRT_STANDIN_NOISE", "0.1")
+    with pytest.raises(DetectorError, match="is refused"):
+        convert.build(model)
+    found = only(checks_gpu.engine(settings(model), jetson))
+    assert found.state == WARNING and "not built again" in found.seen and "differs" in found.seen
+    assert found.fix.endswith("convert " + model)
 
 
 def test_kernels_that_do_not_fit_and_no_compiler_for_them(model, jetson, nvcc, monkeypatch):

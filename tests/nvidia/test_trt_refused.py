@@ -219,3 +219,6 @@ def test_a_closed_folder_makes_auto_the_cpu(desk, monkeypatch, caplog):
     with cli.open_detector(settings) as detector:
         assert detector.description.startswith("ONNX Runtime")
     assert "on the CPU, since: the engine cannot be kept as" in caplog.text
+    with pytest.raises(DetectorError, match="cannot be kept"):  # as a rehearsal wants it
+        with cli.open_detector(settings, falls_back=False):
+            pass
