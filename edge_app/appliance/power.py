@@ -5,6 +5,7 @@ import threading
 import time
 from typing import Callable, Optional, Set
 
+from edge_app.appliance.pace import Pace
 from edge_app.appliance.sensors import Reading, Sensors
 from edge_app.appliance.status import Status
 from edge_app.config import PowerSettings
@@ -241,7 +242,7 @@ class PacedCamera(Camera):
         self._camera = camera
         self._watch = watch
         watch.obeyed()
-        self._due_at = 0.0  # monotonic seconds of capture from which on a frame is passed
+        self._pace = Pace()  # in monotonic seconds of capture
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -284,7 +285,7 @@ class PacedCamera(Camera):
         while True:
             frame = self._camera.read(max(0.0, deadline - time.monotonic()))
             rate_hz = self._watch.rate_hz
-            if frame is None or rate_hz is None or self._is_due(frame.captured_at, rate_hz):
+            if frame is None or rate_hz is None or self._pace.takes(frame.captured_at, rate_hz):
                 return frame
             self._watch.status.dropped("heat")
             if time.monotonic() >= deadline:
@@ -294,24 +295,11 @@ class PacedCamera(Camera):
         """A file loses no frame: the next one comes later."""
         now = time.monotonic()
         rate_hz = self._watch.rate_hz
-        if rate_hz is not None and now < self._due_at:
-            time.sleep(max(0.0, min(self._due_at, deadline) - now))
-            if self._due_at > deadline:
+        if rate_hz is not None and now < self._pace.due_at:
+            time.sleep(max(0.0, min(self._pace.due_at, deadline) - now))
+            if self._pace.due_at > deadline:
                 return None
         frame = self._camera.read(max(0.0, deadline - time.monotonic()))
         if frame is not None and rate_hz is not None:
-            self._is_due(time.monotonic(), rate_hz)
+            self._pace.takes(time.monotonic(), rate_hz)
         return frame
-
-    def _is_due(self, at: float, rate_hz: float) -> bool:
-        """Whether a frame of that time counts; sets when the next one will.
-
-        Due times keep their distance, whatever the frames' own rhythm: 10 of 30 frames are 10, not
-        7.5.
-        """
-        if at < self._due_at <= at + 1.0 / rate_hz:
-            return False
-        period_s = 1.0 / rate_hz
-        is_regular = 0.0 <= at - self._due_at < period_s
-        self._due_at = (self._due_at if is_regular else at) + period_s
-        return True

@@ -8,11 +8,13 @@ viewers there are, a picture is encoded once; without a viewer it is not encoded
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from edge_app.appliance.guard import Failures, Places, is_loopback
+from edge_app.appliance.pace import Pace
 from edge_app.config import RtspSettings
 from edge_app.display import Display
 from edge_app.errors import ConfigError, DisplayError
@@ -31,6 +33,7 @@ _SILENT_S = 5.0  # without a picture for so long, nobody new is let wait for one
 _ROLE = "viewer"
 _LIMIT = 50  # connections at once
 _SHARE = 20  # of these for one network
+_BACKLOG = 128  # connections that the kernel holds until we look
 
 # How to make H.264 from raw video; the encoder is named "encoder". Of others than these nothing is
 # known but their name: they run with their own defaults. A picture is one slice: FFmpeg's client
@@ -86,7 +89,7 @@ class RtspDisplay(Display):
         self._settings = settings
         self._target = target
         self._server: Optional[_Server] = None
-        self._due_at = 0.0
+        self._pace = Pace()
         self._keyframe_at = 0.0
         self._last_pts = -1
         self._fed: Optional[_Source] = None  # to which the times above belong
@@ -126,7 +129,9 @@ class RtspDisplay(Display):
         server.shown_at = time.monotonic()
         source = server.source
         captured_at = picture.result.frame.captured_at
-        if source is None or not self._is_playing(source) or not self._is_due(captured_at):
+        if source is None or not self._is_playing(source):
+            return
+        if not self._pace.takes(captured_at, self._settings.rate_hz):
             return
         if source is not self._fed:
             self._begin(source, picture)
@@ -159,15 +164,6 @@ class RtspDisplay(Display):
         Before, there is none to subtract, and a picture of the far future would be waited for.
         """
         return bool(source.appsrc.get_state(0)[1] == self._gst.State.PLAYING)
-
-    def _is_due(self, at: float) -> bool:
-        """Whether a picture of that time is wanted at the rate of the settings; evenly spaced."""
-        period_s = 1.0 / self._settings.rate_hz
-        if self._due_at - period_s <= at < self._due_at:
-            return False
-        is_regular = 0.0 <= at - self._due_at < period_s
-        self._due_at = (self._due_at if is_regular else at) + period_s
-        return True
 
     def _begin(self, source: _Source, picture: Picture) -> None:
         """The first picture of newly watched media decides its size."""
@@ -256,7 +252,7 @@ class _Server:
         server = GstRtspServer.RTSPServer()
         server.set_address(settings.host)
         server.set_service(str(settings.port))
-        server.set_backlog(_LIMIT)
+        server.set_backlog(_BACKLOG)
         server.get_mount_points().add_factory(PATH, self._factory())
         if settings.password:
             server.set_auth(_auth(settings, self.failures))
@@ -307,17 +303,43 @@ class _Server:
             self._context.pop_thread_default()
 
     def _end(self, *unused: Any) -> bool:
-        """On the loop: no new viewers, no old ones, no loop."""
-        from gi.repository import GstRtspServer
+        """On the loop: no new viewers, and the old ones are cut off."""
+        from gi.repository import GLib
 
-        remove = GstRtspServer.RTSPFilterResult.REMOVE
         self.source = None
         while self._sources:  # with the last reference to it the listening socket is closed
             self._sources.pop().destroy()
-        self._server.client_filter(lambda server, client: remove)
+        for client in self._connected():
+            _cut_off(client)
+        self._ends_at = time.monotonic() + _STOP_S / 2
+        leaving = GLib.timeout_source_new(10)
+        leaving.set_callback(self._leave)
+        leaving.attach(self._context)
+        return False
+
+    def _leave(self, *unused: Any) -> bool:
+        """On the loop: once the viewers' thread has let go of them, or does not in time, it ends."""
+        from gi.repository import GstRtspServer
+
+        if self._connected() and time.monotonic() < self._ends_at:
+            return True
+        remove = GstRtspServer.RTSPFilterResult.REMOVE
         self._server.get_session_pool().filter(lambda pool, session: remove)
         self._loop.quit()
         return False
+
+    def _connected(self) -> List[Any]:
+        """The server's clients, those that were cut off and have not noticed yet included."""
+        from gi.repository import GstRtspServer
+
+        found: List[Any] = []
+
+        def keep(server: Any, client: Any) -> Any:
+            found.append(client)
+            return GstRtspServer.RTSPFilterResult.KEEP
+
+        self._server.client_filter(keep)
+        return found
 
     def _factory(self) -> Any:
         """One pipeline for all viewers, built for the first and taken down after the last."""
@@ -357,18 +379,12 @@ class _Server:
             self.source = None
 
     def _admit(self, server: Any, client: Any) -> None:
-        """On the loop: somebody has connected, and is sent away if that is one too many."""
-        from gi.repository import GLib
-
+        """On the loop: somebody has connected, and is cut off if that is one too many."""
         if self._clients.take(hash(client), client.get_connection().get_ip() or ""):
             client.connect("closed", self._left)
             client.connect("pre-describe-request", self._judge)
-            return
-        # The server has not yet made it its own and would stumble over a closed one; right afterwards,
-        # before the next one is let in, it can be closed.
-        closing = GLib.Idle(GLib.PRIORITY_HIGH)
-        closing.set_callback(self._send_away, client)
-        closing.attach(self._context)
+        else:
+            _cut_off(client)
 
     def _judge(self, client: Any, context: Any) -> Any:
         """On the viewers' thread, before the password is asked for: is there anything to be seen?
@@ -381,10 +397,6 @@ class _Server:
         codes = GstRtsp.RTSPStatusCode
         return codes.SERVICE_UNAVAILABLE if is_silent else codes.OK
 
-    def _send_away(self, client: Any) -> bool:
-        client.close()
-        return False
-
     def _left(self, client: Any) -> None:
         self._clients.leave(hash(client))
 
@@ -392,6 +404,18 @@ class _Server:
         """End the sessions of viewers that vanished without a word."""
         self._server.get_session_pool().cleanup()
         return True
+
+
+def _cut_off(client: Any) -> None:
+    """End a connection, from any thread.
+
+    Not by ``client.close()``: the viewers' thread may just be reading, and would for ever from what is gone.
+    It finds the end by itself.
+    """
+    from gi.repository import GLib
+
+    with suppress(GLib.Error):  # not connected any more
+        client.get_connection().get_read_socket().shutdown(True, True)
 
 
 def _load() -> Any:

@@ -10,6 +10,7 @@ import time
 from typing import Optional
 
 from edge_app.appliance.metrics import Metrics
+from edge_app.appliance.pace import Pace
 from edge_app.appliance.server import Server
 from edge_app.appliance.status import Status
 from edge_app.appliance.view import View
@@ -50,7 +51,7 @@ class WebDisplay(Display):
         self._view = View(detector, camera, status or Status())
         self._metrics = metrics
         self._server: Optional[Server] = None
-        self._next_at = 0.0
+        self._pace = Pace()
         self.encoded = 0  # pictures encoded since the start
 
     def __enter__(self) -> "WebDisplay":
@@ -78,13 +79,10 @@ class WebDisplay(Display):
         server = self._server
         assert server is not None, "used outside 'with'"
         self._view.show(picture)
-        now = time.monotonic()
-        if not server.is_watched or now < self._next_at:
+        if not server.is_watched:
             return
-        period_s = 1.0 / self._settings.max_rate_hz
-        self._next_at = (
-            max(self._next_at, now - period_s / 4) + period_s
-        )  # one late delays no other
+        if not self._pace.takes(time.monotonic(), self._settings.max_rate_hz):
+            return
         done, jpeg = self._encode(".jpg", picture.pixels, self._quality)
         if done:
             self.encoded += 1

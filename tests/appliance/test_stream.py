@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -292,6 +293,55 @@ def test_one_network_cannot_take_all_connections(monkeypatch):
         assert describe(other, "127.0.0.1:{}/faces".format(port)).startswith("RTSP/1.0 401")
         for connection in crowd + [other]:
             connection.close()
+
+
+class Talkers:
+    """Strangers on some threads, who connect, talk, and do not care for answers, until the end."""
+
+    def __init__(self, port, count=3):
+        self.connections = 0
+        self._port = port
+        self._ending = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(count)]
+
+    def _run(self):
+        while not self._ending.is_set():
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self._port)) as one:
+                for _ in range(10):
+                    one.sendall(b"OPTIONS rtsp://x/faces RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+            self.connections += 1
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_those_who_are_cut_off_while_they_talk_leave_nothing_behind(monkeypatch, capfd):
+    """GStreamer's server must not read on from a connection that another thread has closed."""
+    monkeypatch.setattr(module, "_LIMIT", 2)
+    with RtspDisplay(settings(password="s3cret")) as display, Shower(display):
+        with Talkers(display._server.port) as talkers:
+            until(lambda: talkers.connections > 1500)
+        until(lambda: display.viewers == 0)
+        place = "edge-app:s3cret@127.0.0.1:{}/faces".format(display._server.port)
+        with viewer("rtsp://" + place) as camera:
+            assert shows_the_face(read(camera, 3).pixels)
+    assert "CRITICAL" not in capfd.readouterr().err
+
+
+def test_closing_while_strangers_talk_leaves_nothing_behind(capfd):
+    for _ in range(5):
+        display = RtspDisplay(settings()).__enter__()
+        with Talkers(display._server.port) as talkers:
+            until(lambda: talkers.connections > 50)
+            display.close()
+    assert "CRITICAL" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("size_wh", [(641, 361), (353, 289), (322, 242)])
