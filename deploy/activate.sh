@@ -394,7 +394,13 @@ waits_for_camera() { # and for nothing else
   esac
 }
 
+facts() { # RELEASE: what runs now and how fast, for the table of whoever deploys
+  say "release=$1"
+  say "rate=${rate:-0}"
+}
+
 unchanged() {
+  facts "$name"
   if waits_for_camera; then die 0 "UNCHANGED: $name runs and waits for its camera"; fi
   die 0 "UNCHANGED: $name runs"
 }
@@ -430,10 +436,12 @@ go_back() { # NAME: after a failed switch, with what was previous before it in o
   failed=$name
   if switch_to "$1"; then
     discard "$failed"
+    facts "$1"
     die 1 "FAILED: $failure; ROLLED BACK to $1, which looks at $rate frames a second"
   fi
   last_words
   discard "$failed"
+  facts "$1"
   die 3 "FAILED: $failure; ROLLED BACK to $1, which is not healthy either: $why"
 }
 
@@ -478,6 +486,7 @@ do_install() { # ARCHIVE [CONFIG]
   if switch_to "$name"; then
     rm -rf "$engines/before"
     prune
+    facts "$name"
     die 0 "DEPLOYED: $name looks at $rate frames a second"
   fi
   failure="$name: $why"
@@ -509,6 +518,7 @@ do_rollback() { # [NAME]
   if [ -n "$old" ]; then point previous "$old"; fi
   if switch_to "$name"; then
     rm -rf "$engines/before"
+    facts "$name"
     die 0 "ROLLED BACK to $name, which looks at $rate frames a second"
   fi
   failure="$name: $why"

@@ -214,30 +214,15 @@ def _last(said: Said) -> str:
 
 
 def _judged(device: Device, said: Said, done: str = "deployed") -> Outcome:
-    """What the script's exit status and last line mean."""
-    text = _last(said)
-    kinds = {0: "unchanged" if text.startswith("UNCHANGED") else done, 2: "refused", _BUSY: "busy"}
-    back = "ROLLED BACK to " in text and said.status == 1
-    kind = kinds.get(said.status, "rolled back" if back else "failed")
-    words = text.replace(";", " ").replace(",", " ").split()
-    release = ""
+    """What the script's exit status, its facts and its last words mean."""
+    text, release = _last(said), said.value("release")
     if said.status == 0:
-        release = words[words.index("to") + 1 if text.startswith("ROLLED") else 1].rstrip(":")
-    rate = (
-        words[words.index("looks") + 2]
-        if "looks" in words and words[words.index("looks") + 1] == "at"
-        else "0"
-    )
-    if said.status == 0:
+        kind = "unchanged" if text.startswith("UNCHANGED") else done
         note = "waits for its camera" if text.endswith("waits for its camera") else ""
-        return Outcome(device.name, kind, note, (), release, float(rate))
-    return Outcome(device.name, kind, text, said.lines, _running(said))
-
-
-def _running(said: Said) -> str:
-    """The release that a device says it went back to."""
-    words = _last(said).replace(",", " ").split()
-    return words[words.index("to", words.index("BACK")) + 1] if "BACK" in words else ""
+        return Outcome(device.name, kind, note, (), release, float(said.value("rate") or 0))
+    back = "ROLLED BACK to " in text and said.status == 1
+    kind = {2: "refused", _BUSY: "busy"}.get(said.status, "rolled back" if back else "failed")
+    return Outcome(device.name, kind, text, said.lines, release)
 
 
 def rollback(connection: Connection, facts: Facts, device: Device, name: str) -> Outcome:

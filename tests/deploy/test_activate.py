@@ -144,6 +144,7 @@ def test_the_only_release_stays_when_it_is_deployed_again_without_a_camera(devic
     device.say(waiting="1-A")
     status, said = device.run("_install", archive)
     assert (status, said.splitlines()[-1]) == (0, "UNCHANGED: 1-A runs and waits for its camera")
+    assert said.splitlines()[-3:-1] == ["release=1-A", "rate=0"]
     assert device.link("current") == "1-A" and not (device.state / "stopped").exists()
     assert device.said("started") == ["1-A"], "it was disturbed"
 

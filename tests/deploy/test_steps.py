@@ -57,6 +57,33 @@ def test_a_release_that_cannot_be_built_costs_its_device_and_not_the_table(error
     assert "pip download failed: no network" in table(outcomes)
 
 
+RAN = ["unpacking", "release=1.1.0", "rate=23.4"]
+WORDS = {
+    0: ("ROLLED BACK to 1.1.0, which looks at 23.4 frames a second", "rolled back by hand"),
+    1: ("FAILED: 1.2.0: no frame; ROLLED BACK to 1.1.0, which looks at 23.4 ...", "rolled back"),
+    2: ("REFUSED: 1.2.0 does not pass its rehearsal; 1.1.0 runs as before", "refused"),
+    3: ("FAILED: 1.2.0: no frame; ROLLED BACK to 1.1.0, which is not healthy either", "failed"),
+    75: ("another deploy is at work on this device", "busy"),
+}
+
+
+@pytest.mark.parametrize("status", sorted(WORDS))
+def test_a_device_is_judged_by_status_facts_and_last_words(status):
+    class Connection:
+        def put(self, data, path):
+            assert data.startswith(b"#!/bin/sh") and path == "/tmp/x/activate.sh"
+
+        def run(self, line, timeout_s):
+            return Said(status, (RAN if status in (0, 1, 3) else []) + [WORDS[status][0]])
+
+    facts = steps.Facts("/tmp/x", "aarch64", ["3.6"], "")
+    found = steps.rollback(Connection(), facts, Device("nano-1"), "")
+    ran = status in (0, 1, 3)
+    assert (found.kind, found.release) == (WORDS[status][1], "1.1.0" if ran else "")
+    assert found.rate_hz == (23.4 if status == 0 else 0)
+    assert found.text == (WORDS[status][0] if status else "")
+
+
 def test_one_release_is_built_once_however_many_ask(monkeypatch):
     built = []
 
