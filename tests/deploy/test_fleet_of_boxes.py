@@ -99,12 +99,12 @@ def test_a_second_run_changes_nothing(fleet, releases):
 
 def test_the_running_release_stays_when_it_is_deployed_again_without_a_camera(fleet, releases):
     box, config = fleet.boxes[2], "/etc/edge-app/edge-app.yaml"
-    box.run("cp -p {0} /root/ && sed -i 's|source: .*|source: v4l2:///dev/video9|' {0}".format(config))
+    box.run("cp -p {0} /var/tmp/ && sed -i 's|source: .*|source: v4l2:///dev/video9|' {0}".format(config))
     box.run("systemctl restart --no-block edge-app")
     wait_until(lambda: "waiting for camera" in show(box, "StatusText"))
     pid = show(box, "MainPID")
     status, output = fleet.deploy(releases["1.0.0"], box)
-    box.run("cp -p /root/edge-app.yaml {}".format(config))
+    box.run("cp -p /var/tmp/edge-app.yaml {}".format(config))
     assert status == 0 and result(output, box) == "unchanged", output
     assert "waits for its camera" in output
     assert current(box) == "1.0.0" and show(box, "MainPID") == pid
