@@ -20,7 +20,9 @@ FORMAT = 2
 class ModelInput(NamedTuple):
     """The input tensor, (1, 3, height_px, width_px) float32: ``(pixel - mean) * scale`` a channel.
 
-    A frame is *stretched* to this size (bilinear, half-pixel centres: cv2.INTER_LINEAR), as SSD does.
+    A frame is *halved* (see ``halvings``), and what that gives is *stretched* to this size (bilinear,
+    half-pixel centres: cv2.INTER_LINEAR), as SSD does. Bilinear sampling looks at four pixels only: of
+    a large frame it would leave most out, and small faces would flicker.
     """
 
     name: str
@@ -60,6 +62,21 @@ class ModelCard(NamedTuple):
     def default_boxes(self) -> np.ndarray:
         """(N, 4) float32 ``cx, cy, w, h`` as fractions of the input."""
         return default_boxes(self.layers, self.input.size_wh)
+
+
+def halvings(size_wh: Tuple[float, float], input_wh: Tuple[int, int]) -> int:
+    """How often a picture is halved before it is stretched to the input; sizes in pixels.
+
+    As long as it has four times the input's pixels and neither side is shorter than the input's.
+    """
+    (width, height), times = size_wh, 0
+    while (
+        width * height >= 4 * input_wh[0] * input_wh[1]
+        and width >= input_wh[0]
+        and height >= input_wh[1]
+    ):
+        width, height, times = width / 2, height / 2, times + 1
+    return times
 
 
 def sha256_of(path: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from edge_app import boxes
-from edge_app.card import ModelCard, ModelInput, card_path, load_card, verify_model
+from edge_app.card import ModelCard, ModelInput, card_path, halvings, load_card, verify_model
 from edge_app.config import DetectorSettings
 from edge_app.errors import DetectorError, OutOfMemoryError
 from edge_app.frames import Detections, StepTimes
@@ -180,11 +180,23 @@ class OnnxDetector(Detector):
         return Detections(boxes.to_pixels(selection.boxes, size_wh), selection.scores)
 
 
+def halved(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 to (H // 2, W // 2, 3): means of 2x2 pixels, halves rounded up.
+
+    A last row or column that has no partner is left out.
+    """
+    import cv2
+
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
+    even = pixels[: 2 * height, : 2 * width]
+    return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+
+
 class Stretch:
     """Preprocessing on the CPU: (H, W, 3) uint8 BGR to the network's (1, 3, h, w) float32.
 
-    Bilinear with half-pixel centres, aspect not kept (as SSD), then ``(pixel - mean) * scale``. The
-    tensor it returns is overwritten by the next call.
+    Halved while it is far larger, then bilinear with half-pixel centres, aspect not kept (as SSD),
+    then ``(pixel - mean) * scale``. The tensor it returns is overwritten by the next call.
     """
 
     def __init__(self, model_input: ModelInput) -> None:
@@ -203,6 +215,8 @@ class Stretch:
         self._tensor = np.empty((1, 3, height, width), np.float32)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        for _ in range(halvings((pixels.shape[1], pixels.shape[0]), self._size_wh)):
+            pixels = halved(pixels)
         resized = self._resize(pixels, self._size_wh, self._pixels, 0, 0, self._bilinear)
         for plane, channel, scale, shift in zip(
             self._tensor[0], self._channels, self._scale, self._shift

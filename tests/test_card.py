@@ -5,7 +5,7 @@ import json
 import pytest
 from models import make_bright
 
-from edge_app.card import card_path, load_card, save_card, verify_model
+from edge_app.card import card_path, halvings, load_card, save_card, verify_model
 from edge_app.errors import CardError
 
 
@@ -22,6 +22,26 @@ def test_a_card_comes_back_as_it_was_written(model, tmp_path):
 
 def test_the_default_boxes_come_from_the_card(model):
     assert load_card(card_path(model)).default_boxes().shape == (12, 4)
+
+
+@pytest.mark.parametrize(
+    "size_wh,times",
+    [
+        ((1280, 720), 1),
+        ((1920, 1080), 2),
+        ((640, 640), 1),
+        ((640, 639), 0),
+        ((640, 480), 0),
+        ((320, 320), 0),
+        ((1, 1), 0),
+        ((100000, 319), 0),
+        ((100000, 320), 1),
+        ((7680, 4320), 4),
+        ((655.5, 655.5), 1),
+    ],
+)
+def test_a_picture_is_halved_until_it_has_less_than_four_times_the_input_s_pixels(size_wh, times):
+    assert halvings(size_wh, (320, 320)) == times
 
 
 def test_a_model_of_another_export_is_refused(model):

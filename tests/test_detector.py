@@ -6,7 +6,7 @@ from models import bright_card, make_bright
 
 from edge_app.card import ModelInput, card_path, load_card, save_card, sha256_of
 from edge_app.config import DetectorSettings
-from edge_app.detector import OnnxDetector, Stretch
+from edge_app.detector import OnnxDetector, Stretch, halved
 from edge_app.errors import CardError, DetectorError
 
 
@@ -83,6 +83,23 @@ def test_stretch_is_bilinear_with_half_pixel_centres():
     tensor = Stretch(model_input)(pixels)
     assert tensor.shape == (1, 3, 1, 2)
     np.testing.assert_allclose(tensor[0, 0, 0], [(50 - 10) * 2, (150 - 10) * 2])
+
+
+def test_a_far_larger_picture_is_halved_first_so_that_no_pixel_is_left_out():
+    """One bright pixel of 8x8, which plain bilinear sampling would miss."""
+    model_input = ModelInput("input", 2, 2, "BGR", (0.0,) * 3, (1.0,) * 3)
+    for place in np.ndindex(8, 8):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        pixels[place] = 160
+        cells = Stretch(model_input)(pixels)[0, 0]
+        assert cells[place[0] // 4, place[1] // 4] == cells.sum() == 10
+    odd = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), constant_values=255)
+    assert Stretch(model_input)(odd)[0, 0].sum() == 10
+
+
+def test_halving_rounds_halves_up():
+    pixels = np.array([[0, 0, 1, 0], [1, 1, 0, 0]], np.uint8)[:, :, None].repeat(3, axis=2)
+    assert halved(pixels)[:, :, 0].tolist() == [[1, 0]]
 
 
 def nan_model(tmp_path, where):

@@ -14,6 +14,9 @@ from typing import NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
+from edge_app.card import halvings
+from edge_app.detector import halved
+
 # x1, y1, x2, y2 in pixels of the picture; may reach beyond it
 Window = Tuple[float, float, float, float]
 
@@ -41,7 +44,6 @@ class View(NamedTuple):
 
     window: "Window"
     flip: bool
-    rough: bool  # nearest pixel instead of bilinear
     grey: int  # beyond the picture's edge
     distortion: Distortion
     faces: np.ndarray  # (G, 4) float32, as in ``Example``
@@ -61,7 +63,7 @@ class Recipe(NamedTuple):
 # whole; that it is expanded to at most twice its side, not four times, onto a grey of any depth, not
 # the mean; that a crop has 0.3 of the sides at least, as in the authors' code, not 0.1; and that a
 # crop's bound is the share of a face in sight, not the face's overlap with the crop, which a small
-# face cannot reach. Greyness, blur, noise and rough sampling are not SSD's.
+# face cannot reach. Greyness, blur and noise are not SSD's.
 PAPER = Recipe(whole=0.0, wanted=0.0)
 FACES = Recipe(whole=0.4, wanted=0.4)
 WHOLE = Recipe(whole=1.0, wanted=0.0)  # as the camera's frame is seen; to finish with
@@ -103,13 +105,11 @@ def choose(
     """
     window = choose_window(size_wh, faces, input_wh, recipe, rng)
     flip = bool(rng.random() < 0.5)
-    draw = rng.random()
-    rough = bool(draw < 0.15)  # the rest as the camera's frame is: see ``cut``
     grey = int(rng.integers(60, 160))
     faces, hidden = place(faces, window, input_wh, flip, recipe.smallest_px)
     ignored, specks = place(ignored, window, input_wh, flip, recipe.smallest_px)
     ignored = np.concatenate([ignored, specks, hidden])
-    return View(window, flip, rough, grey, choose_distortion(rng), faces, ignored)
+    return View(window, flip, grey, choose_distortion(rng), faces, ignored)
 
 
 def choose_distortion(rng: np.random.Generator) -> Distortion:
@@ -217,10 +217,7 @@ def _best_overlap(window: Window, faces: np.ndarray) -> float:
 
 
 def cut(pixels: np.ndarray, view: View, input_wh: Tuple[int, int]) -> np.ndarray:
-    """The window, stretched to the input; grey of a random depth beyond the picture's edge.
-
-    The camera's frame is reduced with plain bilinear sampling, which aliases; the pictures of the
-    set have been reduced with care before. Some are sampled roughly, so that both are familiar.
+    """The window, stretched to the input as a device's frame is; grey beyond the picture's edge.
 
     Args:
         pixels: (H, W, 3) uint8 BGR; not written to.
@@ -229,6 +226,9 @@ def cut(pixels: np.ndarray, view: View, input_wh: Tuple[int, int]) -> np.ndarray
         (h, w, 3) uint8 BGR of ``input_wh``.
     """
     x1, y1, x2, y2 = view.window
+    for _ in range(halvings((x2 - x1, y2 - y1), input_wh)):
+        pixels = halved(pixels)
+        x1, y1, x2, y2 = x1 / 2, y1 / 2, x2 / 2, y2 / 2
     scale_x, scale_y = input_wh[0] / (x2 - x1), input_wh[1] / (y2 - y1)
     # Half-pixel centres, as cv2.resize: u = (x + 0.5 - x1) * scale - 0.5.
     matrix = np.asarray(
@@ -239,9 +239,7 @@ def cut(pixels: np.ndarray, view: View, input_wh: Tuple[int, int]) -> np.ndarray
     )
     if view.flip:
         matrix[0] = [-scale_x, 0, input_wh[0] - 1 - matrix[0, 2]]
-    method = cv2.INTER_NEAREST if view.rough else cv2.INTER_LINEAR
-    edge = (view.grey,) * 3
-    return cv2.warpAffine(pixels, matrix, input_wh, flags=method, borderValue=edge)
+    return cv2.warpAffine(pixels, matrix, input_wh, borderValue=(view.grey,) * 3)
 
 
 def place(

@@ -2,7 +2,8 @@
 
 ``augment.choose`` draws a view on the CPU, number by number as for the loader; here the pixels are
 cut and distorted by tensor operations. A view differs from the loader's by rounding only (and where
-noise is added, by the noise).
+noise is added, by the noise). For views of much of a picture it is kept halved as well, which takes
+a third more.
 """
 
 from typing import List, NamedTuple, Sequence, Tuple
@@ -13,11 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from edge_app.card import halvings
+from edge_app.detector import halved
 from training import augment, data
 from training.match import Boxes
 
 Key = Tuple[int, int, Tuple[int, int]]  # epoch, index, size of the input
 
+HALVINGS = 2  # kept of each picture; views that would be halved more often alias
 _GREY = (0.114, 0.587, 0.299)  # of blue, green, red (ITU-R BT.601)
 
 
@@ -67,16 +71,22 @@ class Resident:
     """
 
     def __init__(self, pictures: data.Pictures, device: torch.device) -> None:
-        sizes = [pictures[index][0].shape[:2] for index in range(len(pictures))]
-        areas = [height * width for height, width in sizes]
-        self._first = torch.tensor(np.cumsum([0] + areas[:-1]), device=device)
-        self._sizes = torch.tensor(sizes, device=device)  # (n, 2) height, width
-        self._store = torch.empty((sum(areas), 3), dtype=torch.uint8, device=device)
-        first = 0
-        for index, area in enumerate(areas):
-            pixels = torch.from_numpy(np.ascontiguousarray(pictures[index][0]))
-            self._store[first : first + area] = pixels.view(-1, 3).to(device)
-            first += area
+        wholes = np.array([pictures[index][0].shape[:2] for index in range(len(pictures))])
+        sizes = wholes // (1 << np.arange(HALVINGS + 1))[:, None, None]
+        areas = sizes.prod(2).ravel()
+        firsts = (np.cumsum(areas) - areas).reshape(sizes.shape[:2])
+        self._first = torch.tensor(firsts, device=device)  # (HALVINGS + 1, n)
+        self._sizes = torch.tensor(sizes, device=device)  # (HALVINGS + 1, n, 2) height, width
+        self._store = torch.empty((int(areas.sum()), 3), dtype=torch.uint8, device=device)
+        for index in range(len(pictures)):
+            pixels = pictures[index][0]
+            for times, first in enumerate(firsts[:, index]):
+                if not sizes[times, index].all():
+                    break
+                if times:
+                    pixels = halved(pixels)
+                flat = torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 3))
+                self._store[first : first + len(flat)] = flat.to(device)
 
     def make(self, plan: Plan) -> Tuple[Tensor, Boxes, Boxes]:
         """(B, H, W, 3) uint8 BGR on the device, and the faces and what to ignore, not there yet."""
@@ -89,12 +99,11 @@ class Resident:
         """``augment.cut`` of every view: (B, h, w, 3) float32, whole numbers from 0 to 255."""
         cells_wh, device, views = plan.input_wh, self._store.device, plan.views
         index = torch.tensor(plan.indices, device=device)
-        windows = [view.window for view in views]
-        low_high = torch.tensor(windows, dtype=torch.float32, device=device)
-        flip, rough = (
-            torch.tensor([one[field] for one in views], device=device)[:, None]
-            for field in (_FLIP, _ROUGH)
-        )
+        windows = np.array([view.window for view in views])
+        times = [halvings(tuple(one[2:] - one[:2]), cells_wh) for one in windows]
+        times = np.minimum(times, HALVINGS)
+        low_high = torch.tensor(windows / (1 << times)[:, None], dtype=torch.float32, device=device)
+        flip = torch.tensor([view.flip for view in views], device=device)[:, None]
         grey = torch.tensor([float(view.grey) for view in views], device=device)
         places = []
         for axis in range(2):  # x and y in pixels of the picture, half-pixel centres
@@ -103,20 +112,24 @@ class Resident:
             if axis == 0:
                 share = torch.where(flip, 1 - share, share)
             low, high = low_high[:, axis : axis + 1], low_high[:, axis + 2 : axis + 3]
-            place = low + share * (high - low) - 0.5
-            places.append(torch.where(rough, (place + 0.5).floor(), place))
-        return self._bilinear(index, places, grey).round()
+            places.append(low + share * (high - low) - 0.5)
+        chosen = (torch.tensor(times, device=device), index)
+        return self._bilinear(chosen, places, grey).round()
 
     def _bilinear(
-        self, index: Tensor, places: Sequence[Tensor], grey: Tensor
+        self, chosen: Tuple[Tensor, Tensor], places: Sequence[Tensor], grey: Tensor
     ) -> Tensor:
-        """Pixels at (B, w) x and (B, h) y; grey beyond the edge."""
+        """Pixels at (B, w) x and (B, h) y; grey beyond the edge.
+
+        Args:
+            chosen: (B,) each, how often halved and which picture.
+        """
         (x0, y0), out = (place.floor() for place in places), None
         x_share, y_share = places[0] - x0, places[1] - y0
-        height, width = self._sizes[index, 0][:, None], self._sizes[index, 1][:, None]
+        height, width = self._sizes[chosen][:, :1], self._sizes[chosen][:, 1:]
         for down in range(2):
             y = y0.long() + down
-            row = self._first[index][:, None] + y.clamp(min=0).minimum(height - 1) * width
+            row = self._first[chosen][:, None] + y.clamp(min=0).minimum(height - 1) * width
             y_inside = (y >= 0) & (y < height)
             y_weight = y_share if down else 1 - y_share
             for right in range(2):
@@ -131,12 +144,10 @@ class Resident:
         return out
 
 
-_FLIP, _ROUGH = (augment.View._fields.index(name) for name in ("flip", "rough"))
-
-
 def bytes_of(pictures: data.Pictures) -> int:
-    """What the pictures take, decoded."""
-    return sum(pictures[index][0].nbytes for index in range(len(pictures)))
+    """What the pictures take on the device, give or take their odd rows and columns."""
+    whole = sum(pictures[index][0].nbytes for index in range(len(pictures)))
+    return sum(whole >> 2 * times for times in range(HALVINGS + 1))
 
 
 def distort(pixels: Tensor, distortions: Sequence[augment.Distortion]) -> Tensor:

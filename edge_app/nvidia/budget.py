@@ -9,7 +9,7 @@ GPU's; the larger of the two is the floor given here. Launch overhead and latenc
 import sys
 from typing import List, NamedTuple, Sequence, Tuple
 
-from edge_app.card import ModelCard, card_path, load_card
+from edge_app.card import ModelCard, card_path, halvings, load_card
 from edge_app.config import DetectorSettings
 
 NANO_BYTES_A_S = 25.6e9  # LPDDR4, 64 bits at 1600 MHz
@@ -30,17 +30,25 @@ class Cost(NamedTuple):
         return 1e6 * max(self.bytes_moved / NANO_BYTES_A_S, self.operations / NANO_FLOPS)
 
 
-def preprocess_cost(card: ModelCard, frame_wh: Tuple[int, int]) -> Cost:
-    """Two source rows a tensor row, every chunk of them at most once; 12 bytes a pixel written.
+def preprocess_costs(card: ModelCard, frame_wh: Tuple[int, int]) -> List[Cost]:
+    """The kernels of preprocess.cu: ``halve`` as often as the frame's size asks for, then ``preprocess``.
 
-    About 30 operations a channel and pixel: four weights, three sums, shifts, scale and shift.
+    Halving reads every pixel and writes a quarter of them; about 5 operations a channel and pixel
+    written. Stretching reads two rows a tensor row, every chunk of them at most once, and writes 12
+    bytes a pixel; about 30 operations a channel and pixel: four weights, three sums, shifts, scale
+    and shift.
     """
-    width, height = card.input.size_wh
-    rows_read = min(frame_wh[1], 2 * height)
-    pixels_read = min(frame_wh[0], 2 * width)  # a pair of neighbours a column
-    row_bytes = min(3.0 * frame_wh[0], CHUNK_BYTES * pixels_read / 2.0)
-    moved = rows_read * row_bytes + 12.0 * width * height + 16.0 * (width + height)
-    return Cost("preprocess", moved, 30.0 * 3 * width * height)
+    (width, height), costs = frame_wh, []
+    for _ in range(halvings(frame_wh, card.input.size_wh)):
+        read, written = width * height, (width // 2) * (height // 2)
+        costs.append(Cost("halve", 3.0 * (read + written), 5.0 * 3 * written))
+        width, height = width // 2, height // 2
+    columns, rows = card.input.size_wh
+    rows_read = min(height, 2 * rows)
+    pixels_read = min(width, 2 * columns)  # a pair of neighbours a column
+    row_bytes = min(3.0 * width, CHUNK_BYTES * pixels_read / 2.0)
+    moved = rows_read * row_bytes + 12.0 * columns * rows + 16.0 * (columns + rows)
+    return costs + [Cost("preprocess", moved, 30.0 * 3 * columns * rows)]
 
 
 def post_costs(default_boxes: int, found: int, kept: int, capacity: int = 4096) -> List[Cost]:
@@ -71,7 +79,7 @@ def table(card: ModelCard, frame_wh: Tuple[int, int] = (1280, 720)) -> str:
         "| kernel | candidates | bytes | operations | floor on a Nano (computed) |",
         "|---|---|---|---|---|",
     ]
-    rows = [(preprocess_cost(card, frame_wh), "-")]
+    rows = [(cost, "-") for cost in preprocess_costs(card, frame_wh)]
     for candidates, kept in ((50, 10), (500, 50), (count, 750)):
         costs = post_costs(count, candidates, kept)
         rows += [(cost, str(candidates)) for cost in costs]

@@ -1,17 +1,18 @@
 """The detector that never leaves the GPU.
 
-Frame in mapped memory, preprocess kernel, engine, NMS kernels, faces in mapped memory: one stream, nothing allocated in the loop, no tensor copied back, one wait a frame.
+Frame in mapped memory, preprocessing kernels, engine, NMS kernels, faces in mapped memory: one stream, nothing allocated
+in the loop, no tensor copied back, one wait a frame.
 """
 
 import logging
 import time
 from contextlib import ExitStack
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
 from edge_app import boxes
-from edge_app.card import ModelCard, card_path, load_card, verify_model
+from edge_app.card import ModelCard, card_path, halvings, load_card, verify_model
 from edge_app.config import DetectorSettings
 from edge_app.detector import Detector
 from edge_app.errors import DetectorError
@@ -119,7 +120,7 @@ class CudaDetector(Detector):
 
 
 class _FrameInput:
-    """Where frames are put for the GPU, and the kernel that makes the network's input of them."""
+    """Where frames are put for the GPU, and the kernels that make the network's input of them."""
 
     def __init__(self, kernels: Kernels, card: ModelCard, gpu: Gpu) -> None:
         self._kernels = kernels
@@ -128,6 +129,7 @@ class _FrameInput:
         self._stack = ExitStack()
         self._frames = ExitStack()
         self._size_wh: Optional[Tuple[int, int]] = None
+        self._halves: List[DeviceBuffer] = []
 
     def __enter__(self) -> "_FrameInput":
         with ExitStack() as stack:
@@ -170,12 +172,20 @@ class _FrameInput:
         self._device = self._frames.enter_context(
             DeviceBuffer(0 if self._integrated else size_bytes)
         )
-        self._columns.upload(stretch_table(size_wh[0], self._spec.width_px, False))
-        self._rows.upload(stretch_table(size_wh[1], self._spec.height_px, True))
+        width, height = size_wh
+        self._halves = []
+        for _ in range(halvings(size_wh, self._spec.size_wh)):
+            width, height = width // 2, height // 2
+            half = DeviceBuffer(source_bytes("BGR", (width, height)))
+            self._halves.append(self._frames.enter_context(half))
+        self._columns.upload(stretch_table(width, self._spec.width_px, False))
+        self._rows.upload(stretch_table(height, self._spec.height_px, True))
         self._size_wh = size_wh
 
     def preprocess(self, source: Source, tensor: int, stream: Stream) -> None:
-        """Queue the kernel."""
+        """Queue the kernels."""
+        for half in self._halves:
+            source = self._kernels.halve(source, half.address, stream)
         tables = (self._columns.address, self._rows.address)
         self._kernels.preprocess(source, tables, self._spec, tensor, stream)
 

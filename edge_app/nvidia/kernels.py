@@ -85,6 +85,7 @@ class Kernels:
         with explained("loading the kernels {}".format(" and ".join(self._cubins))):
             first, second = [driver.module_from_file(path) for path in self._cubins]
             self._functions = [
+                _prepared(first, "halve", "PiiiPii"),
                 _prepared(first, "preprocess", "PiiiPPPiiiffffff"),
                 _prepared(second, "collect", "PifPP"),
                 _prepared(second, "rank_and_decode", "PPPPffiPP"),
@@ -106,6 +107,22 @@ class Kernels:
         words = (capacity + WORD - 1) // WORD
         return Work(8 * default_boxes, 8, 16 * capacity, 4 * capacity, 8 * words * capacity)
 
+    def halve(self, source: Source, half: int, stream: Stream) -> Source:
+        """Queue: a picture at half its size.
+
+        Args:
+            half: device address of room for it, as BGR without gaps.
+
+        Returns:
+            The half; an odd last column or row has no part in it.
+        """
+        width, height = source.size_wh[0] // 2, source.size_wh[1] // 2
+        grid = ((width + 31) // 32, (height + 7) // 8)
+        arguments = [source.address, PIXEL_FORMATS[source.format]]
+        arguments += [source.size_wh[1], source.pitch_bytes, half, width, height]
+        self._launch(0, grid, (32, 8, 1), stream, *arguments)
+        return Source(half, "BGR", (width, height), 3 * width)
+
     def preprocess(
         self, source: Source, tables: Tuple[int, int], spec: ModelInput, tensor: int, stream: Stream
     ) -> None:
@@ -120,7 +137,7 @@ class Kernels:
         arguments += [tables[0], tables[1], tensor, spec.width_px, spec.height_px]
         arguments += [int(spec.order == "RGB")] + list(spec.scale)
         arguments += [-mean * scale for mean, scale in zip(spec.mean, spec.scale)]
-        self._launch(0, grid, (32, 8, 1), stream, *arguments)
+        self._launch(1, grid, (32, 8, 1), stream, *arguments)
 
     def collect(
         self, scores: int, default_boxes: int, threshold: float, work: Work, stream: Stream
@@ -128,7 +145,7 @@ class Kernels:
         """Queue: keys of the scores of at least ``threshold``."""
         grid = ((default_boxes + 255) // 256, 1)
         self._launch(
-            1, grid, (256, 1, 1), stream, scores, default_boxes, threshold, work.keys, work.found
+            2, grid, (256, 1, 1), stream, scores, default_boxes, threshold, work.keys, work.found
         )
 
     def rank_and_decode(
@@ -144,7 +161,7 @@ class Kernels:
         """Queue: sort the keys, decode the best ``capacity``."""
         grid = ((default_boxes + WORD - 1) // WORD, 1)
         self._launch(
-            2,
+            3,
             grid,
             (TILE, 1, 1),
             stream,
@@ -175,7 +192,7 @@ class Kernels:
         words = (capacity + WORD - 1) // WORD
         blocks = min(MASK_BLOCKS, words * words)
         self._launch(
-            3,
+            4,
             (blocks, 1),
             (WORD, 1, 1),
             stream,
@@ -186,7 +203,7 @@ class Kernels:
             work.mask,
         )
         self._launch(
-            4,
+            5,
             (1, 1),
             (SUPPRESS_THREADS, 1, 1),
             stream,

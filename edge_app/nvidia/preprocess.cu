@@ -1,9 +1,10 @@
-// A frame becomes the network's input in one pass: bilinear stretch, colour order, normalisation, NCHW.
+// A frame becomes the network's input: halved while it is far larger (card.halvings), then in one pass bilinear
+// stretch, colour order, normalisation, NCHW.
 //
 // C++14 without any header, so that nvcc 10.2 (sm_53), NVRTC and g++ (tests/nvidia/standin) all take it.
-// The arithmetic is that of cv2.resize with INTER_LINEAR on uint8, step for step; kernels.stretch_table has its
-// weights. Tests find no difference from OpenCV 4.6 and 5.0 on a PC, and allow 1 LSB (other builds may differ).
-// One thread makes one pixel of all three channels.
+// The arithmetic is that of cv2.resize on uint8, step for step: INTER_AREA by two, then INTER_LINEAR, whose weights are
+// in kernels.stretch_table. Tests find no difference from OpenCV 4.6 and 5.0 on a PC, and allow 1 LSB (other builds may
+// differ). One thread makes one pixel of all three channels.
 
 typedef unsigned char u8;
 
@@ -38,6 +39,23 @@ __device__ __forceinline__ Colour pixel(const u8* source, int format, int pitch,
     c.blue = format == RGB || format == RGBA ? p[2] : p[0];
     c.red = format == RGB || format == RGBA ? p[0] : p[2];
     return c;
+}
+
+// Grid: blocks of (32, 8) that cover the half.
+//   source          width x height pixels, rows `pitch` bytes apart; NV12: width and height even
+//   half            (height / 2, width / 2, 3) u8 BGR: means of 2x2 pixels, halves rounded up
+extern "C" __global__ void halve(const u8* source, int format, int height, int pitch, u8* half, int half_width,
+                                 int half_height) {
+    const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= half_width || y >= half_height) return;
+    const Colour a = pixel(source, format, pitch, height, 2 * x, 2 * y);
+    const Colour b = pixel(source, format, pitch, height, 2 * x + 1, 2 * y);
+    const Colour c = pixel(source, format, pitch, height, 2 * x, 2 * y + 1);
+    const Colour d = pixel(source, format, pitch, height, 2 * x + 1, 2 * y + 1);
+    u8* p = half + 3 * (y * half_width + x);
+    p[0] = (u8)((a.blue + b.blue + c.blue + d.blue + 2) >> 2);
+    p[1] = (u8)((a.green + b.green + c.green + d.green + 2) >> 2);
+    p[2] = (u8)((a.red + b.red + c.red + d.red + 2) >> 2);
 }
 
 // Two source positions and their weights; a row of kernels.stretch_table.

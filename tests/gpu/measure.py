@@ -27,15 +27,16 @@ sys.path[:0] = [
 from torch_network import TorchNetwork  # noqa: E402
 
 from edge_app import boxes  # noqa: E402
-from edge_app.card import card_path, load_card  # noqa: E402
+from edge_app.card import card_path, halvings, load_card  # noqa: E402
 from edge_app.config import DetectorSettings  # noqa: E402
 from edge_app.detector import Stretch  # noqa: E402
 from edge_app.nvidia import budget, cache, compiler, convert, parity  # noqa: E402
 from edge_app.nvidia import detector as cuda_detector  # noqa: E402
 from edge_app.nvidia.buffers import DeviceBuffer, MappedBuffer  # noqa: E402
 from edge_app.nvidia.context import CudaContext, describe_gpu, import_driver  # noqa: E402
-from edge_app.nvidia.detector import CudaDetector, _PostProcess  # noqa: E402
-from edge_app.nvidia.kernels import Kernels, Source, stretch_table  # noqa: E402
+from edge_app.nvidia.detector import CudaDetector, _FrameInput, _PostProcess  # noqa: E402
+from edge_app.nvidia.jetson import GpuPixels  # noqa: E402
+from edge_app.nvidia.kernels import Kernels, Source  # noqa: E402
 from edge_app.nvidia.network import Network  # noqa: E402
 from edge_app.nvidia.stream import Stream  # noqa: E402
 from edge_app.scene import Scene  # noqa: E402
@@ -160,20 +161,28 @@ class Bench:
         buffer.upload(array)
         return buffer.address
 
-    def preprocess_us(self, pixels, size_wh):
-        """A frame that is in the GPU's memory already, as it is in a Jetson's."""
-        spec = self.card.input._replace(width_px=size_wh[0], height_px=size_wh[1])
-        height, width = pixels.shape[:2]
-        source = Source(self._device(pixels), "BGR", (width, height), 3 * width)
-        tables = (
-            self._device(stretch_table(width, size_wh[0], False)),
-            self._device(stretch_table(height, size_wh[1], True)),
-        )
-        tensor = self._device(np.zeros((3, size_wh[1], size_wh[0]), np.float32))
-        stream = self.timer.stream
-        return self.timer.both_us(
-            lambda: self.kernels.preprocess(source, tables, spec, tensor, stream)
-        )
+    def preprocess_us(self, pixels, card, gpu):
+        """(GPU time and as called, GPU time by kernel) of a frame in the GPU's memory, where a Jetson's lies."""
+        width, height = card.input.size_wh
+        tensor = self._device(np.zeros((3, height, width), np.float32))
+        frame = pixels.view(GpuPixels)
+        frame.on_gpu = Source(self._device(pixels), "BGR", pixels.shape[1::-1], 3 * pixels.shape[1])
+        frames = self._stack.enter_context(_FrameInput(self.kernels, card, gpu))
+        source = frames.place(frame, self.timer.stream)
+
+        def work():
+            frames.preprocess(source, tensor, self.timer.stream)
+
+        steps = 1 + halvings(source.size_wh, card.input.size_wh)
+        return self.timer.both_us(work), self._by_kernel(work, steps)
+
+    def _by_kernel(self, work, steps):
+        def marked():
+            self.kernels.mark = 2
+            work()
+            self.kernels.mark = 0
+
+        return self.timer.steps_us(marked, steps)
 
     def upload_us(self, pixels):
         """What a discrete GPU needs besides: the copy of a frame."""
@@ -189,13 +198,8 @@ class Bench:
         def work():
             self.post.queue(where[0], where[1], threshold, stream)
 
-        def marked():
-            self.kernels.mark = 2
-            work()
-            self.kernels.mark = 0
-
         times = self.timer.both_us(work)
-        return times, len(self.post.faces()[0]), self.timer.steps_us(marked, len(POST_KERNELS))
+        return times, len(self.post.faces()[0]), self._by_kernel(work, len(POST_KERNELS))
 
 
 def torch_rows(card, pixels, answers, rounds, ahead_mib):
@@ -216,6 +220,8 @@ def torch_rows(card, pixels, answers, rounds, ahead_mib):
     def stretch(size_wh):
         planes = frame.permute(2, 0, 1)[[2, 1, 0]].float()[None]
         size = (size_wh[1], size_wh[0])
+        for _ in range(halvings(pixels.shape[1::-1], size_wh)):
+            planes = torch.nn.functional.avg_pool2d(planes, 2)
         small = torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=False)
         return (small[0] - mean) * scale
 
@@ -317,14 +323,16 @@ def or_reason(what, work, *arguments):
 
 
 def cuda_rows(card, settings, gpu, pixels, answers, rounds, ahead_mib, folder):
-    """({row: (gpu, as called, faces)}, {case: microseconds of each kernel}) of our kernels."""
+    """({row: (gpu, as called, faces)}, {row: microseconds of each kernel}) of our kernels."""
     rows, by_kernel = {}, {}
     cubins = compiler.compile_all(gpu.sm, os.path.join(folder, "kernels"))
     with ExitStack() as stack:
         stack.enter_context(CudaContext())
         bench = Bench(stack, card, settings, cubins, Timer(stack, rounds, ahead_mib))
         for name, size in sizes(card):
-            rows[name] = bench.preprocess_us(pixels, size) + ("-",)
+            other = card._replace(input=card.input._replace(width_px=size[0], height_px=size[1]))
+            times, by_kernel[name] = bench.preprocess_us(pixels, other, gpu)
+            rows[name] = times + ("-",)
         rows["copy of a frame to a discrete GPU"] = bench.upload_us(pixels) + ("-",)
         for name, threshold, offsets, scores in answers:
             times, faces, by_kernel[name] = bench.post_us(offsets, scores, threshold)
@@ -416,8 +424,8 @@ def print_kernels(card, by_kernel, ours):
         "\n| kernel | candidates | bytes | operations | here, GPU | Nano at least (COMPUTED, not measured) |"
     )
     print("|---|---|---|---|---|---|")
-    cost = budget.preprocess_cost(card, (1280, 720))
-    rows = [(cost, "-", ours[sizes(card)[0][0]][0])]
+    costs = budget.preprocess_costs(card, (1280, 720))
+    rows = [(cost, "-", us) for cost, us in zip(costs, by_kernel[sizes(card)[0][0]])]
     count = len(card.default_boxes())
     for name, _, passing in CASES:
         costs = budget.post_costs(count, passing or count, ours[name][2])

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_app.card import ModelInput
-from edge_app.detector import Stretch
+from edge_app.card import ModelInput, halvings
+from edge_app.detector import Stretch, halved
 from edge_app.nvidia import kernels
 
 MEAN, SCALE = (123.675, 116.28, 103.53), (0.0171, 0.0175, 0.0174)
@@ -20,7 +20,19 @@ SIZES = [
     (1, 1),
     (2, 1),
     (1920, 1080),
+    (641, 643),
+    (2563, 1281),
 ]
+
+
+def halve(runner, source, pixel_format, size_wh, pitch, order=0):
+    """(H // 2, W // 2, 3) uint8 BGR of a picture in memory."""
+    width, height = size_wh[0] // 2, size_wh[1] // 2
+    half = np.full((height, width, 3), 77, np.uint8)
+    arguments = [np.ascontiguousarray(source), kernels.PIXEL_FORMATS[pixel_format]]
+    arguments += [size_wh[1], pitch, half, width, height]
+    runner.launch("halve", ((width + 31) // 32, (height + 7) // 8), (32, 8), arguments, order=order)
+    return half
 
 
 def stretch(runner, source, pixel_format, size_wh, spec, pitch=None, order=0):
@@ -28,6 +40,9 @@ def stretch(runner, source, pixel_format, size_wh, spec, pitch=None, order=0):
     width, height = spec.size_wh
     tensor = np.full((3, height, width), np.nan, np.float32)
     pitch = pitch or size_wh[0] * kernels.BYTES_A_PIXEL[pixel_format]
+    for _ in range(halvings(size_wh, spec.size_wh)):
+        source = halve(runner, source, pixel_format, size_wh, pitch, order)
+        size_wh, pixel_format, pitch = source.shape[1::-1], "BGR", 3 * source.shape[1]
     tables = [
         kernels.stretch_table(size_wh[0], width, False),
         kernels.stretch_table(size_wh[1], height, True),
@@ -66,6 +81,14 @@ def test_bgr_is_what_the_cpu_detector_makes(preprocess_kernels, size_wh, order):
         assert got.tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("size_wh", [(2, 2), (3, 5), (64, 16), (65, 17), (640, 361)])
+def test_a_half_is_the_cpu_s(preprocess_kernels, size_wh):
+    pixels = picture(size_wh)
+    for order in (0, 1, 7):
+        half = halve(preprocess_kernels, pixels, "BGR", size_wh, 3 * size_wh[0], order)
+        assert half.tobytes() == halved(pixels).tobytes()
+
+
 def test_a_picture_of_the_network_s_size_is_only_normalised(preprocess_kernels):
     pixels, spec = picture((320, 320)), spec_of()
     got = stretch(preprocess_kernels, pixels, "BGR", (320, 320), spec)
@@ -89,17 +112,18 @@ def test_any_network_size_and_every_thread_order(preprocess_kernels, target):
     ],
 )
 def test_other_colour_orders_give_the_same(preprocess_kernels, pixel_format, code):
-    pixels, spec = picture((641, 479)), spec_of()
-    want = stretch(preprocess_kernels, pixels, "BGR", (641, 479), spec)
+    pixels, spec = picture((641, 643)), spec_of()
+    want = stretch(preprocess_kernels, pixels, "BGR", (641, 643), spec)
     other = cv2.cvtColor(pixels, code)
     assert (
-        stretch(preprocess_kernels, other, pixel_format, (641, 479), spec).tobytes()
+        stretch(preprocess_kernels, other, pixel_format, (641, 643), spec).tobytes()
         == want.tobytes()
     )
 
 
-def test_rows_may_be_further_apart_than_they_are_long(preprocess_kernels):
-    pixels, spec = picture((100, 60)), spec_of()
+@pytest.mark.parametrize("target", [(320, 320), (32, 32)])  # not halved, and once
+def test_rows_may_be_further_apart_than_they_are_long(preprocess_kernels, target):
+    pixels, spec = picture((100, 60)), spec_of(target)
     padded = np.full((60, 128 * 3), 255, np.uint8)
     padded[:, :300] = pixels.reshape(60, 300)
     want = stretch(preprocess_kernels, pixels, "BGR", (100, 60), spec)

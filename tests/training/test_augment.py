@@ -1,9 +1,12 @@
 """Views of a picture: boxes stay on the faces, chance comes from the generator alone."""
 
+import cv2
 import made_faces
 import numpy as np
 import pytest
 
+from edge_app.card import ModelInput
+from edge_app.detector import Stretch
 from training import augment
 
 NONE = np.zeros((0, 4), np.float32)
@@ -46,7 +49,7 @@ def test_a_box_moves_with_its_pixels(flip):
     boxes = np.array([[30, 20, 50, 40]], np.float32)
     window = (10.0, 10.0, 60.0, 50.0)
     plain = augment.Distortion(None, False, None, None, None)
-    chosen = augment.View(window, flip, False, 99, plain, boxes, boxes)
+    chosen = augment.View(window, flip, 99, plain, boxes, boxes)
     view = augment.cut(pixels, chosen, (100, 80))
     placed, ignored = augment.place(boxes, window, (100, 80), flip, 4.5)
     assert placed.tolist() == [[20, 20, 60, 60] if flip else [40, 20, 80, 60]] and not len(ignored)
@@ -54,6 +57,17 @@ def test_a_box_moves_with_its_pixels(flip):
     assert view[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].min() > 250
     view[y1 - 2 : y2 + 2, x1 - 2 : x2 + 2] = 0
     assert view.max() == 0
+
+
+def test_a_picture_seen_whole_is_what_a_device_makes_of_the_frame():
+    pixels = cv2.GaussianBlur(made_faces.picture(2, (336, 256))[0], (0, 0), 2)
+    plain = augment.Distortion(None, False, None, None, None)
+    whole = augment.View((0.0, 0.0, 336.0, 256.0), False, 99, plain, NONE, NONE)
+    for input_wh in ((200, 150), (160, 120), (64, 64)):
+        model_input = ModelInput("input", *input_wh, "BGR", (0.0,) * 3, (1.0,) * 3)
+        wanted = Stretch(model_input)(pixels)[0].transpose(1, 2, 0)
+        inner = np.abs(augment.cut(pixels, whole, input_wh) - wanted)[2:-2, 2:-2]
+        assert inner.mean() < 1 and inner.max() <= 6
 
 
 def test_a_face_half_out_of_sight_or_too_small_is_ignored():

@@ -51,6 +51,20 @@ def answers(maps, right, logits=None, pictures=None):
     return Answers(logits, right, maps, pictures, int(right.sum()))
 
 
+def test_faces_that_a_viewer_would_not_judge_do_not_count():
+    """30 pixels of height in a picture of 1,024."""
+    boxes = np.array([[0, 0, 99, 29], [0, 0, 9, 31], [5, 100, 6, 140]], float)
+    truth = calibration.Truth(boxes, np.array([True, True, False]))
+    assert calibration.large_enough(truth, 1024).counts.tolist() == [False, True, False]
+    assert calibration.large_enough(truth, 512).counts.tolist() == [True, True, False]
+
+
+def test_boxes_of_a_mirrored_picture():
+    truth = calibration.Truth(np.array([[10.0, 5, 30, 25]]), np.array([True]))
+    assert calibration.mirrored(truth, 100).boxes.tolist() == [[70, 5, 90, 25]]
+    assert calibration.mirrored(calibration.mirrored(truth, 100), 100).boxes.tolist() == truth.boxes.tolist()
+
+
 def test_coarse_maps_share_a_shift_until_there_is_enough():
     many = calibration.ENOUGH
     maps = np.repeat([0, 1, 2, 3], [2 * many, many, many - 1, 1])
@@ -100,10 +114,10 @@ def test_a_network_is_calibrated_anew_from_its_own_calibration():
     assert alone == second
 
 
-def test_every_picture_is_looked_at_twice(tmp_path):
+def test_what_a_network_finds_in_the_pictures(tmp_path):
     made_faces.write_wider(tmp_path / "wider", 3, size_wh=(96, 96), faces=2, sizes_px=(16, 40))
     path = export.export(model.blazeface(), (128, 128), str(tmp_path), "one", {})
     samples, _ = data.wider_split(str(tmp_path / "wider"), "train")
     found = calibration.answer(path, samples, threads=1)
-    assert found.faces == 2 * sum(len(one.faces) for one in samples)
+    assert found.faces == 2 * sum(len(one.faces) for one in samples)  # mirrored as well
     assert set(found.maps) <= {0, 1} and len(found.logits) == len(found.right) == len(found.maps)

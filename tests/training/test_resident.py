@@ -21,7 +21,7 @@ def picture(seed=3):
 
 def view(window, **changes):
     none = np.zeros((0, 4), np.float32)
-    return augment.View(window, False, False, 99, PLAIN, none, none)._replace(**changes)
+    return augment.View(window, False, 99, PLAIN, none, none)._replace(**changes)
 
 
 class Set(list):
@@ -33,14 +33,15 @@ class Set(list):
 
 @pytest.mark.parametrize("window", [(10.0, 20.0, 70.0, 80.0), (-30.0, -10.0, 150.0, 130.0)])
 @pytest.mark.parametrize("changes", [{}, {"flip": True}])
-def test_a_window_is_cut_as_by_the_loader(window, changes):
+@pytest.mark.parametrize("input_wh", [(64, 48), (32, 24), (22, 22)])  # the latter two: halved
+def test_a_window_is_cut_as_by_the_loader(window, changes, input_wh):
     pixels, one = picture(), view(window, **changes)
     other = view((5.0, 5.0, 60.0, 90.0))
     kept = resident.Resident(Set([np.full((40, 30, 3), 7, np.uint8), pixels]), CPU)
-    cut = kept.cut(resident.Plan([1, 1, 0], [other, one, other], (64, 48))).numpy()
-    assert cut.shape == (3, 48, 64, 3)
+    cut = kept.cut(resident.Plan([1, 1, 0], [other, one, other], input_wh)).numpy()
+    assert cut.shape == (3, input_wh[1], input_wh[0], 3)
     for made, choice in ((cut[0], other), (cut[1], one)):
-        wanted = augment.cut(pixels, choice, (64, 48)).astype(float)
+        wanted = augment.cut(pixels, choice, input_wh).astype(float)
         difference = np.abs(made - wanted)
         assert difference.mean() < 0.6 and np.percentile(difference, 98) <= 3
     assert set(np.unique(cut[2].round())) >= {7, 99}
@@ -88,7 +89,7 @@ def test_a_batch_is_that_of_the_loader(tmp_path):
     for mine, theirs in zip([*made[1], *made[2]], [*loaded[1], *loaded[2]]):
         assert torch.equal(mine, theirs)
     assert float((made[0].float() - loaded[0].float()).abs().median()) <= 2
-    assert resident.bytes_of(pictures) == 5 * 96 * 96 * 3
+    assert resident.bytes_of(pictures) == 5 * (96 * 96 + 48 * 48 + 24 * 24) * 3
 
 
 def test_a_run_with_its_set_on_the_device_learns_and_goes_on(tmp_path):
