@@ -247,7 +247,9 @@ def status(connection: Connection, facts: Facts, device: Device) -> Outcome:
     words += ["a new configuration lies beside the old one"] if said.value("new_config") else []
     words += ["a deploy is at work"] if said.value("busy") else []
     words.append("{} MB free".format(said.value("free_mb")))
-    kind = "answered" if said.value("state") == "active" else "failed"
+    # Until its first frame a service is activating: the camera is waited for, or an engine is being built.
+    kinds = {"active": "answered", "activating": "waiting"}
+    kind = kinds.get(said.value("state"), "failed")
     return Outcome(
         device.name,
         kind,

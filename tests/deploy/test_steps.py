@@ -84,6 +84,22 @@ def test_a_device_is_judged_by_status_facts_and_last_words(status):
     assert found.text == (WORDS[status][0] if status else "")
 
 
+@pytest.mark.parametrize(
+    "state,kind",
+    [("active", "answered"), ("activating", "waiting"), ("failed", "failed"), ("", "failed")],
+)
+def test_a_device_that_waits_for_its_camera_has_not_failed(state, kind):
+    class Connection:
+        def put(self, data, path):
+            pass
+
+        def run(self, line, timeout_s):
+            return Said(0, ["state=" + state, "status=camera: waiting", "release=1.1.0", "free_mb=9"])
+
+    found = steps.status(Connection(), steps.Facts("/tmp/x", "aarch64", ["3.6"], ""), Device("a"))
+    assert (found.kind, found.release) == (kind, "1.1.0") and "camera: waiting" in found.text
+
+
 def test_one_release_is_built_once_however_many_ask(monkeypatch):
     built = []
 
