@@ -250,8 +250,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--data", required=True, help="folder with wider/")
     parser.add_argument("--precision", type=float, default=0.98, help="wanted at 0.95")
     parser.add_argument(
-        "--events", default=r"\d{1,2}--",
-        help="pattern of the events to calibrate on; default WIDER's own, 0 to 61",
+        "--events", default=r"(\d{1,2}|101)--",
+        help="pattern of the events to calibrate on; default WIDER's own, 0 to 61, and portraits, 101",
     )  # fmt: skip
     parser.add_argument("--validation", type=float, default=0.05, help="as given to training.train")
     parser.add_argument("--threads", type=int, default=2)
