@@ -336,6 +336,9 @@ def test_requests_behind_one_that_takes_long_are_not_kept_without_end(display):
                     if not connection.recv(1 << 20):
                         raise ConnectionError("cut off")
                 connection.setblocking(True)
+            connection.settimeout(60)  # a server with little time may read the last of it later
+            until(lambda: not connection.recv(1 << 20))
+            raise ConnectionError("cut off")
 
 
 def test_a_viewer_that_leaves_while_there_are_no_pictures_is_forgotten():

@@ -49,7 +49,7 @@ class Graph:
         return self.op("Reshape", [y, self.constant([1, -1, width], np.int64)])
 
 
-def make_model(side_px=96, seed=0, opset=11):
+def make_model(side_px=96, seed=1, opset=11):
     """The ONNX model."""
     graph, x, channels = Graph(seed), "image", 3
     offsets, logits = [], []
@@ -80,7 +80,7 @@ def layers(side_px):
     return face_layers((side_px, side_px), SIZES, STEPS)
 
 
-def write(folder, side_px=96, seed=0, name="small_ssd"):
+def write(folder, side_px=96, seed=1, name="small_ssd"):
     """Write NAME.onnx and its card into ``folder``; return the path of the ONNX."""
     path = os.path.join(str(folder), name + ".onnx")
     onnx.save(make_model(side_px, seed), path)

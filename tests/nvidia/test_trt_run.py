@@ -46,9 +46,10 @@ def model_in(tmp_path):
     return str(tmp_path / "model" / "small_ssd.onnx")
 
 
-def test_the_time_of_a_run_begins_when_its_engine_is_there(program, tmp_path):
+def test_the_time_of_a_run_begins_when_its_engine_is_there(program, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRT_STANDIN_SLOW_S", "5")  # longer than the run
     stats = tmp_path / "stats.json"
-    process = program("--seconds", "0.5", "--stats", str(stats))
+    process = program("--seconds", "4", "--stats", str(stats))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err.decode()
     summary = json.loads(stats.read_text())
