@@ -324,21 +324,19 @@ def test_requests_that_do_not_wait_for_answers_are_answered_up_to_a_limit(displa
 
 
 def test_requests_behind_one_that_takes_long_are_not_kept_without_end(display):
+    """The connection is cut off, or (aiohttp from 3.14 on) nobody reads what comes further."""
+    request, taken = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 0
     with connect(display) as connection:
         connection.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
         first_jpeg(connection)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with pytest.raises(ConnectionError):
-            for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000:
+        with suppress(ConnectionError, socket.timeout):
+            for byte in request * 100:
                 connection.sendall(bytes([byte]))
-                connection.setblocking(False)
-                with suppress(BlockingIOError):
-                    if not connection.recv(1 << 20):
-                        raise ConnectionError("cut off")
-                connection.setblocking(True)
-            connection.settimeout(60)  # a server with little time may read the last of it later
-            until(lambda: not connection.recv(1 << 20))
-            raise ConnectionError("cut off")
+            connection.settimeout(3)
+            while taken < 1 << 26:
+                taken += connection.send(request * 1000)
+    assert taken < 1 << 24  # what fits into the sockets
 
 
 def test_a_viewer_that_leaves_while_there_are_no_pictures_is_forgotten():
