@@ -324,7 +324,7 @@ def test_requests_that_do_not_wait_for_answers_are_answered_up_to_a_limit(displa
 
 
 def test_requests_behind_one_that_takes_long_are_not_kept_without_end(display):
-    """The connection is cut off, or (aiohttp from 3.14 on) nobody reads what comes further."""
+    """The connection is cut off, or nobody reads what comes further, as with aiohttp 3.14."""
     request, taken = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 0
     with connect(display) as connection:
         connection.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
